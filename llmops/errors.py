@@ -1,0 +1,80 @@
+"""Every error llmops raises on purpose, and the exit code each one ends the command with.
+
+Messages read `where: what, with the value; what to do`. Nothing here imports anything: every layer may use it.
+
+| code | meaning |
+|---|---|
+| 0 | done, or the gate says PASS |
+| 1 | FAIL: the gate decided against |
+| 2 | bad request: the input can be corrected by whoever typed it |
+| 3 | INCONCLUSIVE: more cases or votes are needed |
+| 4 | INVALID: the evidence is broken, missing or does not belong together |
+| 5 | could not run: infrastructure, or our own fault |
+"""
+
+from __future__ import annotations
+
+EXIT_DONE = 0
+EXIT_FAIL = 1
+EXIT_BAD_REQUEST = 2
+EXIT_INCONCLUSIVE = 3
+EXIT_INVALID = 4
+EXIT_COULD_NOT_RUN = 5
+
+VERDICT_EXIT_CODES = {
+    "PASS": EXIT_DONE,
+    "FAIL": EXIT_FAIL,
+    "INCONCLUSIVE": EXIT_INCONCLUSIVE,
+    "INVALID": EXIT_INVALID,
+}
+
+
+class LlmopsError(Exception):
+    """Root of all deliberate errors; ends a command with `exit_code`."""
+
+    exit_code = EXIT_COULD_NOT_RUN
+
+
+class BadRequest(LlmopsError):
+    """The input is wrong and whoever typed it can correct it."""
+
+    exit_code = EXIT_BAD_REQUEST
+
+
+class ConfigError(BadRequest):
+    """A YAML file, flag or environment variable does not say what it must."""
+
+
+class DataError(BadRequest):
+    """A data row or file cannot be used; the message carries file and line."""
+
+
+class InvalidEvidence(LlmopsError):
+    """A file, record or chain of the evidence is missing, altered or does not belong with the rest."""
+
+    exit_code = EXIT_INVALID
+
+
+class ReleaseRefused(LlmopsError):
+    """A public name may not move; the exit code follows the verdict that stands in the way."""
+
+    def __init__(self, message: str, verdict: str = "INVALID") -> None:
+        """Keep the verdict ("FAIL", "INCONCLUSIVE" or "INVALID") whose exit code the command ends with."""
+        super().__init__(message)
+        self.exit_code = VERDICT_EXIT_CODES[verdict]
+
+
+class CouldNotRun(LlmopsError):
+    """The machine, a library or our own code stood in the way; says nothing about any model."""
+
+
+class EngineFailed(CouldNotRun):
+    """An engine did not start, died, or answered something it must not."""
+
+
+class StoreError(CouldNotRun):
+    """An artifact could not be written or read for reasons of the machine (disk full, permissions)."""
+
+
+class TrainingFailed(CouldNotRun):
+    """Training ended without an adapter worth storing (no effect, not finite, interrupted)."""

@@ -1,0 +1,142 @@
+"""The ledger: an append-only, hash-chained list of events that decides what is true about adapters and releases.
+
+Each event's hash covers its number, time, kind, body and the hash before it, so an edited row breaks the chain where it
+stands. A chain alone does not notice a deleted tail: `Anchor`s (number and hash of a head) are kept outside the database
+in every release record, and `verify` takes them. Bodies hold ids and digests only, never prompts or names of people's data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from sqlalchemy import Engine, select
+
+from llmops.db import events, open_database, writing
+from llmops.errors import InvalidEvidence
+from llmops.records import JsonDict, canonical_json, digest_of
+from llmops.settings import Workspace, now
+
+EventKind = Literal[
+    "base.resolved",
+    "dataset.snapshotted",
+    "run.started",
+    "run.finished",
+    "run.failed",
+    "adapter.registered",
+    "adapter.proved",
+    "report.stored",
+    "decision.made",
+    "release.requested",
+    "release.activated",
+    "release.refused",
+    "serve.started",
+    "serve.stopped",
+]
+EVENT_KINDS: tuple[str, ...] = get_args(EventKind)
+GENESIS = "0" * 64
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event of the ledger; `seq` counts from 1."""
+
+    seq: int
+    at: str
+    kind: str
+    body: JsonDict
+    prev: str
+    hash: str
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A head of the chain that is known from outside the database, and where it is written."""
+
+    seq: int
+    hash: str
+    source: str
+
+
+class Ledger:
+    """The events of one database."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Use an open database (`llmops.db.open_database`)."""
+        self._engine = engine
+
+    @classmethod
+    def of(cls, workspace: Workspace) -> Ledger:
+        """The ledger of a workspace, its database made when it is not there."""
+        return cls(open_database(workspace.database_url))
+
+    def append(self, kind: EventKind, body: JsonDict) -> Event:
+        """Write one event behind the newest; durable when this returns.
+
+        Raises:
+            ValueError: `kind` is not an event kind (a programming error).
+        """
+        if kind not in EVENT_KINDS:
+            raise ValueError(f"ledger: {kind!r} is not an event kind")
+        with writing(self._engine) as connection:
+            last = connection.execute(select(events).order_by(events.c.seq.desc()).limit(1)).one_or_none()
+            seq, prev = (last.seq + 1, last.hash) if last else (1, GENESIS)
+            text, at = canonical_json(body).decode(), now()
+            event = Event(seq, at, kind, json.loads(text), prev, event_hash(seq, at, kind, text, prev))
+            connection.execute(
+                events.insert().values(seq=seq, at=at, kind=kind, body=text, prev=prev, hash=event.hash)
+            )
+        return event
+
+    def events(self, *kinds: EventKind, after: int = 0) -> list[Event]:
+        """Events with a number above `after`, oldest first; all kinds when none is named."""
+        query = select(events).where(events.c.seq > after).order_by(events.c.seq)
+        if kinds:
+            query = query.where(events.c.kind.in_(kinds))
+        with self._engine.connect() as connection:
+            rows = connection.execute(query).all()
+        return [Event(r.seq, r.at, r.kind, json.loads(r.body), r.prev, r.hash) for r in rows]
+
+    def head(self) -> tuple[int, str]:
+        """Number and hash of the newest event; (0, 64 zeros) when there is none."""
+        query = select(events.c.seq, events.c.hash).order_by(events.c.seq.desc()).limit(1)
+        with self._engine.connect() as connection:
+            last = connection.execute(query).one_or_none()
+        return (last.seq, last.hash) if last else (0, GENESIS)
+
+    def verify(self, anchors: Iterable[Anchor] = ()) -> int:
+        """Recompute the whole chain and compare it with the anchors; returns the number of events.
+
+        Raises:
+            InvalidEvidence: names the first event that was edited, is missing or does not follow, or the anchor whose
+                event is gone.
+        """
+        known = {anchor.seq: anchor for anchor in anchors}
+        prev, seq = GENESIS, 0
+        with self._engine.connect() as connection:
+            for row in connection.execute(select(events).order_by(events.c.seq)):
+                seq += 1
+                if row.seq != seq:
+                    raise InvalidEvidence(f"ledger: event {seq} is missing (next is {row.seq}); restore the database")
+                if row.hash != event_hash(row.seq, row.at, row.kind, row.body, prev) or row.prev != prev:
+                    raise InvalidEvidence(f"ledger: event {seq} ({row.kind}) was edited; restore the database")
+                anchor = known.pop(seq, None)
+                if anchor and anchor.hash != row.hash:
+                    raise InvalidEvidence(
+                        f"ledger: event {seq} is not the one {anchor.source} was bound to; the chain was rewritten, restore it"
+                    )
+                prev = row.hash
+        missing = [anchor for number, anchor in known.items() if number > seq]
+        if missing:
+            newest = max(missing, key=lambda a: a.seq)
+            raise InvalidEvidence(
+                f"ledger: ends at event {seq}, but {newest.source} was bound to event {newest.seq}; the tail was deleted, restore it"
+            )
+        return seq
+
+
+def event_hash(seq: int, at: str, kind: str, body: str, prev: str) -> str:
+    """The hash of an event; `body` is its canonical JSON text exactly as stored."""
+    return digest_of({"seq": seq, "at": at, "kind": kind, "body": body, "prev": prev})

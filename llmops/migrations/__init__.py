@@ -1,0 +1,1 @@
+"""Alembic migrations of the workspace database, packaged so that an installed wheel can run them."""

@@ -1,0 +1,163 @@
+"""Where things are: the workspace, its state folders, the cache of base models, and the environment variables read.
+
+The nearest `llmops.yaml` at or above the current folder marks the workspace (`LLMOPS_WORKSPACE` overrides). State lies
+under `.llmops/`: `llmops.db`, `mlflow.db`, `store/`, `runs/`, `logs/`. Base models are large and shared between
+workspaces: they lie under `LLMOPS_CACHE` (default `~/.cache/llmops`).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from llmops.errors import BadRequest, ConfigError
+
+MARKER = "llmops.yaml"
+
+C = TypeVar("C", bound=BaseModel)
+
+
+class WorkspaceConfig(BaseModel):
+    """What `llmops.yaml` says."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = "llmops"
+    """Shown in status and as the experiment's name in the tracker."""
+    tracking: Literal["mlflow", "none"] = "none"
+    """Tracker of runs whose recipe does not name one."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder with `llmops.yaml` in it, and the paths of its state."""
+
+    root: Path
+    config: WorkspaceConfig
+
+    @property
+    def state(self) -> Path:
+        """`.llmops/`, made on first use."""
+        path = self.root / ".llmops"
+        path.mkdir(exist_ok=True)
+        return path
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the ledger's database."""
+        return f"sqlite:///{self.state / 'llmops.db'}"
+
+    @property
+    def store_root(self) -> Path:
+        """Root of the content-addressed store."""
+        return self.state / "store"
+
+    @property
+    def runs(self) -> Path:
+        """Folder of training and evaluation runs in progress, one folder each."""
+        return self.state / "runs"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the gateway's request log and the engines' output."""
+        return self.state / "logs"
+
+    @property
+    def mlflow_uri(self) -> str:
+        """Tracking URI of the workspace's own MLflow database."""
+        return f"sqlite:///{self.state / 'mlflow.db'}"
+
+    @property
+    def serve_file(self) -> Path:
+        """What a running `llmops serve` says of itself: pid, address, engine signature (JSON)."""
+        return self.state / "serve.json"
+
+
+def find_workspace(start: Path | None = None) -> Workspace:
+    """The workspace at or above `start` (default: `LLMOPS_WORKSPACE`, else the current folder).
+
+    Raises:
+        BadRequest: no `llmops.yaml` there.
+        ConfigError: `llmops.yaml` does not parse.
+    """
+    override = os.environ.get("LLMOPS_WORKSPACE")
+    origin = (start or Path(override or ".")).resolve()
+    for folder in (origin, *origin.parents):
+        marker = folder / MARKER
+        if marker.is_file():
+            return Workspace(folder, load_yaml(marker, WorkspaceConfig))
+    raise BadRequest(f"{origin}: no {MARKER} here or above; change into a workspace, or create one with that file")
+
+
+def cache_root() -> Path:
+    """Folder of base models shared by all workspaces; made on first use."""
+    path = Path(os.environ.get("LLMOPS_CACHE") or Path.home() / ".cache" / "llmops")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def now() -> str:
+    """The current time as RFC 3339 in UTC with milliseconds, the form every record carries."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def load_yaml(path: Path, model: type[C]) -> C:
+    """The config of class `model` in a YAML file.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or has a wrong or unknown setting (named with its line of the
+            tree, its value, and the nearest known name).
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); give a text file") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{line}: not YAML ({getattr(error, 'problem', error)}); mend the file") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: holds {type(data).__name__}, not settings; write `name: value` lines")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {explain(error, model)}") from None
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first fault of a pydantic error as `where: what, with the value; what to do`."""
+    from difflib import get_close_matches
+
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "settings"
+    if first["type"] == "extra_forbidden":
+        names = sorted(known_settings(model))
+        # Compare whole paths first, then the last part alone: `lora.rnk` -> `lora.r`.
+        close = get_close_matches(where, names, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}?" if close else "known: " + ", ".join(n for n in names if "." not in n)
+        return f"{where} is not a setting; {hint}"
+    if first["type"] == "missing":
+        return f"{where} is missing; add it"
+    return f"{where}: {first['msg'].removeprefix('Value error, ')} (found {first['input']!r}); correct it"
+
+
+def known_settings(model: type[BaseModel], prefix: str = "") -> set[str]:
+    """Dotted names of every setting of a config class, through nested classes and unions of them."""
+    names: set[str] = set()
+    for name, info in model.model_fields.items():
+        names.add(prefix + name)
+        stack: list[object] = [info.annotation]
+        while stack:
+            kind = stack.pop()
+            stack.extend(get_args(kind))
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                names |= known_settings(kind, f"{prefix}{name}.")
+    return names
