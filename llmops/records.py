@@ -222,6 +222,10 @@ class EngineSignature:
     base: str  # digest
     max_model_tokens: int
 
+    def to_pairs(self) -> JsonDict:
+        """Field names and values, for messages and headers."""
+        return dataclasses.asdict(self)
+
 
 # ---------------------------------------------------------------- evaluation
 
