@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, ClassVar, Literal, TypeVar
@@ -18,6 +19,13 @@ from llmops.errors import InvalidEvidence
 JsonDict = dict[str, Any]
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID"]
 SHORT_DIGEST = 12
+
+Progress = Callable[[int, int, str], None]
+"""How long work reports itself: (done, total, note); total 0 when it is not known."""
+
+
+def no_progress(done: int, total: int, note: str) -> None:
+    """Report nowhere."""
 
 
 def canonical_json(value: object) -> bytes:
