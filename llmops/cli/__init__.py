@@ -1,0 +1,76 @@
+"""The `llmops` command: one module a noun, each of which parses, calls a stage and prints.
+
+Nothing heavy is imported until a command runs: every `--help` answers without torch, transformers, mlflow or vllm.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from llmops import __version__
+from llmops.cli import adapter, base, data, evaluate, finetune, gate, ledger, quickstart, release, serve, status
+from llmops.errors import EXIT_COULD_NOT_RUN, LlmopsError
+
+app = typer.Typer(
+    name="llmops",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help=(
+        "From a base model to a served, rated and improving one.\n\n"
+        "Exit codes: 0 done or PASS, 1 FAIL, 2 bad request, 3 INCONCLUSIVE, 4 INVALID evidence, 5 could not run."
+    ),
+)
+app.add_typer(base.app, name="base")
+app.add_typer(data.app, name="data")
+app.command("finetune")(finetune.finetune)
+app.add_typer(adapter.app, name="adapter")
+app.command("serve")(serve.serve)
+app.command("stop")(serve.stop)
+app.command("eval")(evaluate.evaluate)
+app.add_typer(gate.app, name="gate")
+app.add_typer(release.app, name="release")
+app.add_typer(ledger.app, name="ledger")
+app.command("status")(status.status)
+app.command("quickstart")(quickstart.quickstart)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options that stand before every command; `--version` is answered before this runs."""
+
+
+def main() -> None:
+    """Run the command line; every deliberate error is one line on stderr and its documented exit code."""
+    # Set before any library is imported: none of them may call home.
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY", "VLLM_NO_USAGE_STATS"):
+        os.environ.setdefault(name, "true" if name.startswith("MLFLOW") else "1")
+    try:
+        app()
+    except LlmopsError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+    except Exception as error:
+        # A crash must not end with Python's 1: that code says the gate decided against a model.
+        traceback.print_exc()
+        typer.echo(f"error: llmops: {type(error).__name__}: {error}; this is a fault of llmops, please report it", err=True)
+        sys.exit(EXIT_COULD_NOT_RUN)

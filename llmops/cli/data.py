@@ -1,0 +1,62 @@
+"""`llmops data`: dataset snapshots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmops.cli.output import as_json, progress, table
+from llmops.records import DatasetSnapshot, short
+from llmops.registry.adapters import Registry
+from llmops.settings import find_workspace
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Dataset snapshots.")
+
+
+@app.command()
+def build(config: Annotated[Path, typer.Argument(help="A data file such as data/docstrings.yaml.")]) -> None:
+    """Read, check and split rows, and freeze them under a digest."""
+    from llmops.data import build_snapshot
+
+    registry = Registry.of(find_workspace())
+    with progress("rows") as report:
+        snapshot = build_snapshot(config, registry.store, registry.ledger, report)
+    _print(snapshot)
+
+
+@app.command("list")
+def list_snapshots() -> None:
+    """List the snapshots of this workspace, oldest first."""
+    registry = Registry.of(find_workspace())
+    rows = []
+    for event in registry.ledger.events("dataset.snapshotted"):
+        snapshot = registry.store.get_record(DatasetSnapshot, str(event.body["snapshot"]))
+        n_kept, n_dropped = sum(snapshot.n_rows.values()), sum(snapshot.n_dropped.values())
+        rows.append((snapshot.name, short(snapshot.digest()), n_kept, n_dropped, event.at))
+    typer.echo(table(("name", "digest", "kept", "dropped", "at"), rows))
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="The dataset's name.")],
+    json: Annotated[bool, typer.Option("--json", help="Print the record.")] = False,
+) -> None:
+    """Show the newest snapshot of a name: rows by pool, dropped rows by reason."""
+    from llmops.data import find_snapshot
+
+    registry = Registry.of(find_workspace())
+    snapshot = find_snapshot(registry.store, registry.ledger, name)
+    if json:
+        as_json(snapshot.to_dict())
+    else:
+        _print(snapshot)
+        typer.echo(f"files    {registry.store.path('dataset', snapshot.artifact)}")
+
+
+def _print(snapshot: DatasetSnapshot) -> None:
+    typer.echo(f"dataset {snapshot.name}@{short(snapshot.digest())}  ({snapshot.licence}; {snapshot.origin})")
+    typer.echo("kept     " + ", ".join(f"{pool} {n}" for pool, n in snapshot.n_rows.items()))
+    dropped = ", ".join(f"{reason} {n}" for reason, n in snapshot.n_dropped.items()) or "none"
+    typer.echo(f"dropped  {dropped}")

@@ -1,0 +1,78 @@
+"""`llmops eval`: systems answer a suite through the endpoint and are scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmops.cli.output import as_json, progress, table
+from llmops.errors import BadRequest
+from llmops.records import Report, short
+from llmops.settings import Workspace, find_workspace
+
+
+def evaluate(
+    suite: Annotated[Path, typer.Argument(help="A suite such as evals/suites/docstrings.yaml.")],
+    adapter: Annotated[list[str] | None, typer.Option(help="Adapter to evaluate (default: latest); repeat for more.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="Endpoint URL; default: this workspace's `llmops serve`.")] = None,
+    resume: Annotated[str | None, typer.Option(help="Session to finish: answered cases are not asked again.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests under way at once.")] = 16,
+    json: Annotated[bool, typer.Option("--json", help="Print the reports.")] = False,
+) -> None:
+    """Evaluate base, champion and adapters, interleaved in one engine session; every answer is kept before scoring."""
+    from llmops.evals.run import EvalRequest, report_page
+    from llmops.evals.run import evaluate as run
+
+    workspace = find_workspace()
+    url = endpoint or endpoint_of(workspace)
+    request = EvalRequest(endpoint=url, adapters=tuple(adapter or ["latest"]), session=resume, concurrency=concurrency)
+    with progress("eval") as report:
+        reports = run(suite, request, workspace, report)
+    if json:
+        as_json([r.to_dict() for r in reports])
+    else:
+        _print(reports)
+        typer.echo(f"page     {report_page(workspace, reports[0].session)}")
+
+
+def endpoint_of(workspace: Workspace) -> str:
+    """URL of the endpoint this workspace serves.
+
+    Raises:
+        BadRequest: nothing serves.
+    """
+    from llmops.serving.server import running
+
+    info = running(workspace)
+    if info is None:
+        raise BadRequest("endpoint: nothing serves in this workspace; run `llmops serve serving/local.yaml --detach` first")
+    return info.url
+
+
+def _print(reports: list[Report]) -> None:
+    first = reports[0]
+    names = list(first.metrics)
+    rows = [
+        (r.system, r.n_cases - r.n_errored, *(_cell(r, name) for name in names)) for r in reports
+    ]
+    typer.echo(table(("system", "cases", *names), rows))
+    engine = first.engine
+    typer.echo(
+        f"session  {first.session}: suite {first.suite}@{short(first.suite_digest)}, {engine.engine} {engine.version} "
+        f"{engine.dtype} on {engine.device}, brackets are two-sided {_level(first)} intervals"
+    )
+    for report in reports:
+        for reason in report.invalid:
+            typer.echo(f"INVALID  {report.system}: {reason}")
+
+
+def _cell(report: Report, name: str) -> str:
+    m = report.metrics[name]
+    return f"{m.value:.1f} [{m.low:.1f}, {m.high:.1f}]"
+
+
+def _level(report: Report) -> str:
+    levels = {m.level for m in report.metrics.values()}
+    return ", ".join(f"{100 * level:g} %" for level in sorted(levels))

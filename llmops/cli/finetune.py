@@ -1,0 +1,42 @@
+"""`llmops finetune`: a recipe becomes an adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmops.cli.output import as_json, progress
+from llmops.records import AdapterRecord
+from llmops.registry.adapters import Registry
+from llmops.settings import find_workspace
+
+
+def finetune(
+    recipe: Annotated[Path, typer.Argument(help="A recipe such as recipes/docstrings-sft.yaml.")],
+    json: Annotated[bool, typer.Option("--json", help="Print the adapter's record and lineage.")] = False,
+) -> None:
+    """Train the LoRA adapter a recipe describes and register it under its digest."""
+    from llmops.train.finetune import finetune as train
+
+    workspace = find_workspace()
+    with progress("finetune") as report:
+        record = train(recipe, workspace, report)
+    print_adapter(Registry.of(workspace), record, json)
+
+
+def print_adapter(registry: Registry, record: AdapterRecord, json: bool) -> None:
+    """Print an adapter's record with its lineage, in words or as JSON."""
+    lineage = registry.lineage(record)
+    if json:
+        as_json({"adapter": record.to_dict(), "lineage": lineage.to_dict()})
+        return
+    typer.echo(f"adapter  {record.model_name}  ({lineage.origin}, rank {record.lora_rank}) on {record.base_ref}")
+    if lineage.metrics:
+        typer.echo("training " + ", ".join(f"{name} {value:.4g}" for name, value in lineage.metrics.items()))
+    if lineage.n_rows:
+        typer.echo("rows     " + ", ".join(f"{name} {n}" for name, n in lineage.n_rows.items()))
+    code = (lineage.git_sha or "no repository")[:12] + (" with uncommitted changes" if lineage.git_diff_sha256 else "")
+    typer.echo(f"code     {code}")
+    typer.echo(f"digest   {record.adapter}")

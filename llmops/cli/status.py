@@ -1,0 +1,100 @@
+"""`llmops status`: what is champion, on which evidence, what runs, what waits."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from llmops.cli.output import as_json
+from llmops.errors import InvalidEvidence, LlmopsError
+from llmops.ledger import Event
+from llmops.records import Decision, Release, short
+from llmops.registry.adapters import Registry
+from llmops.registry.releases import NameState, name_states, verify_release
+from llmops.settings import Workspace, find_workspace
+
+
+def status(json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False) -> None:
+    """Show champions with their evidence (checked now), what runs, and what waits."""
+    workspace = find_workspace()
+    registry = Registry.of(workspace)
+    names = [_name(registry, state) for state in name_states(registry.store, registry.ledger).values()]
+    state = {
+        "workspace": str(workspace.root),
+        "serving": _serving(workspace),
+        "names": names,
+        "running": [e.body for e in _open_runs(registry.ledger.events("run.started", "run.finished", "run.failed"))],
+        "adapters": len(registry.adapters()),
+        "ledger_events": registry.ledger.head()[0],
+    }
+    if json:
+        as_json(state)
+    else:
+        _print(state)
+
+
+def _serving(workspace: Workspace) -> dict[str, Any] | None:
+    from llmops.serving.server import running
+
+    info = running(workspace)
+    return {"url": info.url, "pid": info.pid, "engine": info.engine.to_pairs()} if info else None
+
+
+def _open_runs(events: list[Event]) -> list[Event]:
+    ended = {e.body["run"] for e in events if e.kind != "run.started"}
+    return [e for e in events if e.kind == "run.started" and e.body["run"] not in ended]
+
+
+def _name(registry: Registry, state: NameState) -> dict[str, Any]:
+    champion = state.champion
+    return {
+        "name": state.name,
+        "champion": _model(registry, champion) if champion else None,
+        "by": champion.kind if champion else None,
+        "since": champion.created_at if champion else None,
+        "override_reason": champion.reason if champion and champion.decision is None else None,
+        "evidence": _evidence(registry, champion) if champion else None,
+        "previous": _model(registry, state.previous) if state.previous else None,
+        "waiting": f"{state.pending[1].kind} to {_model(registry, state.pending[1])}" if state.pending else None,
+        "refused": state.refusal,
+    }
+
+
+def _model(registry: Registry, release: Release) -> str:
+    try:
+        return registry.adapter(release.adapter).model_name
+    except LlmopsError:
+        return f"?@{short(release.adapter)}"
+
+
+def _evidence(registry: Registry, release: Release) -> str:
+    """The champion's evidence in words, after checking all of it."""
+    try:
+        verify_release(registry, release)
+    except (InvalidEvidence, LlmopsError) as error:
+        return f"BROKEN: {error}"
+    if release.decision is None:
+        return "NONE: emergency override"
+    decision = registry.store.get_record(Decision, release.decision)
+    checks = ", ".join(f"{c.metric} {c.difference:+.1f} [{c.low:+.1f}, {c.high:+.1f}]" for c in decision.checks)
+    return f"{decision.verdict} {short(release.decision)} against {short(decision.baseline)}: {checks}"
+
+
+def _print(state: dict[str, Any]) -> None:
+    typer.echo(f"workspace  {state['workspace']}: {state['adapters']} adapters, {state['ledger_events']} ledger events")
+    serving = state["serving"]
+    if serving:
+        engine = serving["engine"]
+        typer.echo(f"serving    {serving['url']} (pid {serving['pid']}): {engine['engine']} {engine['version']} {engine['dtype']}")
+    else:
+        typer.echo("serving    nothing; `llmops serve serving/local.yaml` starts it")
+    for name in state["names"]:
+        typer.echo(f"{name['name']:<10} champion {name['champion'] or 'none'}" + (f" by {name['by']} {name['since']}" if name["by"] else ""))
+        for label, key in (("evidence", "evidence"), ("OVERRIDE", "override_reason"), ("previous", "previous"), ("waiting", "waiting"), ("refused", "refused")):
+            if name[key]:
+                typer.echo(f"           {label} {name[key]}")
+    if not state["names"]:
+        typer.echo("names      none released yet")
+    for run in state["running"]:
+        typer.echo(f"running    {run['run']} ({run.get('recipe', '')})")
