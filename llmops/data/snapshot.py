@@ -1,0 +1,161 @@
+"""Dataset snapshots: built from a config, frozen by content in the store, found by name, read back verified.
+
+An artifact of kind `dataset` holds train.jsonl, rate.jsonl, gate.jsonl (canonical rows) and dropped.jsonl.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from platform import python_version
+
+from llmops.data.builder import builder_file, run_builder
+from llmops.data.config import POOLS, BuilderSource, DataConfig
+from llmops.data.rows import canonical_line, read_rows, row_of_line
+from llmops.data.split import Sifted, sift, split
+from llmops.errors import BadRequest, DataError, InvalidEvidence
+from llmops.ledger import Ledger
+from llmops.records import (
+    DatasetSnapshot,
+    Dropped,
+    Progress,
+    Row,
+    canonical_json,
+    digest_of,
+    no_progress,
+    short,
+)
+from llmops.settings import load_yaml
+from llmops.store import Store, sha256_file
+
+DROPPED_FILE = "dropped.jsonl"
+_REPORT_EVERY = 500
+
+
+def build_snapshot(
+    config_path: Path, store: Store, ledger: Ledger, progress: Progress = no_progress
+) -> DatasetSnapshot:
+    """Read, check, split and freeze the dataset a YAML file describes; the same rows give the same artifact digest.
+
+    The ledger gets `dataset.snapshotted` unless this very snapshot is the newest of its name already.
+
+    Raises:
+        ConfigError: the YAML file or its builder cannot be used.
+        DataError: a file is missing, no row is left, a pool stays empty, or more rows are dropped than the budget allows.
+        StoreError: the disk did not take it.
+    """
+    config = load_yaml(config_path, DataConfig)
+    sifted = sift(_reported(_read(config, config_path.parent), progress), config.limits.max_characters)
+    _require_within_budget(config, config_path, sifted, store)
+    pools = split(sifted.kept, config.pools, config.salt)
+    for name in POOLS:
+        if getattr(config.pools, name) > 0 and not pools[name]:
+            n_groups = len({row.group for row in sifted.kept})
+            raise DataError(
+                f"{config_path}: pool {name} gets no rows ({n_groups} groups in all); add groups, or change salt or pools"
+            )
+    files = {f"{name}.jsonl": _lines(canonical_line(row) for row in pools[name]) for name in POOLS}
+    files[DROPPED_FILE] = _dropped_lines(sifted)
+    snapshot = DatasetSnapshot(
+        name=config.name,
+        artifact=store.put_files("dataset", files),
+        n_rows={name: len(pools[name]) for name in POOLS},
+        n_dropped=dict(sorted(Counter(d.reason.partition(":")[0] for d in sifted.dropped).items())),
+        licence=config.licence,
+        origin=config.origin.replace("{python}", python_version()),
+    )
+    _record(snapshot, config_digest(config, config_path.parent), store, ledger)
+    return snapshot
+
+
+def config_digest(config: DataConfig, folder: Path) -> str:
+    """Digest of the resolved settings and, for a builder, of its file's bytes."""
+    resolved = config.model_dump(mode="json")
+    if isinstance(config.source, BuilderSource):
+        resolved["source"]["sha256"] = sha256_file(builder_file(config.source, folder))
+    return digest_of(resolved)
+
+
+def find_snapshot(store: Store, ledger: Ledger, name: str) -> DatasetSnapshot:
+    """The newest snapshot of a dataset.
+
+    Raises:
+        BadRequest: none was built.
+        InvalidEvidence: its record is gone from the store, or altered.
+    """
+    found = [e for e in ledger.events("dataset.snapshotted") if e.body["name"] == name]
+    if not found:
+        raise BadRequest(f"dataset {name}: no snapshot; run `llmops data build` with its YAML file")
+    return store.get_record(DatasetSnapshot, str(found[-1].body["snapshot"]))
+
+
+def load_pool(store: Store, snapshot: DatasetSnapshot, pool: str) -> list[Row]:
+    """The rows of one pool, after every byte of the snapshot was compared with its digest.
+
+    Raises:
+        BadRequest: no such pool, or it is empty.
+        InvalidEvidence: the snapshot's files are gone or altered.
+    """
+    if not snapshot.n_rows.get(pool):
+        filled = ", ".join(f"{name} ({n:,})" for name, n in snapshot.n_rows.items() if n)
+        raise BadRequest(f"dataset {snapshot.name}: pool {pool} has no rows; use {filled}")
+    folder = store.verify("dataset", snapshot.artifact)
+    rows = [row_of_line(line) for line in (folder / f"{pool}.jsonl").read_bytes().splitlines()]
+    if len(rows) != snapshot.n_rows[pool]:
+        raise InvalidEvidence(
+            f"dataset {snapshot.name}: {short(snapshot.artifact)} holds {len(rows):,} rows in {pool}, its record says "
+            f"{snapshot.n_rows[pool]:,}; build it again"
+        )
+    return rows
+
+
+def _read(config: DataConfig, folder: Path) -> Iterator[Row | Dropped]:
+    if isinstance(config.source, BuilderSource):
+        yield from run_builder(config.source, folder)
+        return
+    for name in config.source.paths:
+        path = Path(name)
+        # An absolute path belongs to one machine: rows carry the file's name alone.
+        yield from read_rows(folder / path, path.name if path.is_absolute() else path.as_posix())
+
+
+def _reported(rows: Iterator[Row | Dropped], progress: Progress) -> Iterator[Row | Dropped]:
+    n_read = 0
+    for n_read, row in enumerate(rows, start=1):
+        if n_read % _REPORT_EVERY == 0:
+            progress(n_read, 0, "rows read")
+        yield row
+    progress(n_read, n_read, "rows read")
+
+
+def _require_within_budget(config: DataConfig, config_path: Path, sifted: Sifted, store: Store) -> None:
+    n_dropped = len(sifted.dropped)
+    n_read = n_dropped + len(sifted.kept)
+    if n_read == 0:
+        raise DataError(f"{config_path}: the dataset is empty; the source gives no rows")
+    if sifted.kept and n_dropped <= config.drop_budget_frac * n_read:
+        return
+    digest = store.put_files("dropped", {DROPPED_FILE: _dropped_lines(sifted)})
+    first = sifted.dropped[0]
+    raise DataError(
+        f"{config_path}: {first.source}: {first.reason}; {n_dropped:,} of {n_read:,} rows dropped, the budget is "
+        f"{config.drop_budget_frac:.2%}; all are listed in {store.path('dropped', digest) / DROPPED_FILE}; "
+        "mend them or raise drop_budget_frac"
+    )
+
+
+def _record(snapshot: DatasetSnapshot, config: str, store: Store, ledger: Ledger) -> None:
+    digest = store.put_record(snapshot)
+    body = {"name": snapshot.name, "snapshot": digest, "artifact": snapshot.artifact, "config": config}
+    earlier = [e for e in ledger.events("dataset.snapshotted") if e.body["name"] == snapshot.name]
+    if not earlier or earlier[-1].body != body:
+        ledger.append("dataset.snapshotted", body)
+
+
+def _lines(lines: Iterator[bytes]) -> bytes:
+    return b"".join(line + b"\n" for line in lines)
+
+
+def _dropped_lines(sifted: Sifted) -> bytes:
+    return _lines(canonical_json({"source": d.source, "reason": d.reason}) for d in sifted.dropped)
