@@ -1,8 +1,8 @@
-"""Tiny random models and adapters that every room's tests share: real files, real loaders, milliseconds a forward.
+"""Tiny random models and adapters that all tests share: real files, real loaders, milliseconds a forward.
 
-The tokenizer is byte-level (256 bytes, no merges), so any text encodes and token counts equal UTF-8 bytes plus
-specials. Weights are random but deterministic in `seed`. Output rows of bytes that are not printable ASCII are
-damped, so that greedy text is mostly readable and now and then leaves ASCII.
+The tokenizer is byte-level (256 bytes, no merges), so any text encodes and token counts equal UTF-8 bytes
+plus specials. Weights are random but deterministic in `seed`. Output rows of bytes that are not printable
+ASCII are damped, so that greedy text is mostly readable and now and then leaves ASCII.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def build_tiny_model(
 ) -> Path:
     """Write a random Llama with its tokenizer to `dir` (created) and return it.
 
-    `hidden` is a multiple of 32; grouped-query attention with one KV head for two query heads when that divides.
-    Files: config, generation_config, model.safetensors (fp32), tokenizer, chat template.
+    `hidden` is a multiple of 32; grouped-query attention with one KV head for two query heads when that
+    divides. Files: config, generation_config, model.safetensors (fp32), tokenizer, chat template.
     """
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM

@@ -1,7 +1,7 @@
-"""Start the embedded engine: `python -m llmops.engines.embedded --model DIR --served-model-name NAME --port P`.
+"""Start the embedded engine: `python -m llmops.engines.embedded --model DIR --served-model-name NAME`.
 
-Prints one line with its address when it answers. SIGTERM or SIGINT: no new requests, running ones finish (at most
---shutdown-timeout seconds), exit 0. What keeps it from starting is one line on stderr and exit code 5.
+Prints one line with its address when it answers. SIGTERM or SIGINT: no new requests, running ones finish (at
+most --shutdown-timeout seconds), exit 0. What keeps it from starting is one line on stderr and exit code 5.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         model = _load_model(args)
         asyncio.run(_serve(model, listener, args))
     except LlmopsError as error:
-        print(f"llmops engine: {error}", file=sys.stderr, flush=True)
+        print(f"engine: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     return 0
 

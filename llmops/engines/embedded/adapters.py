@@ -1,8 +1,8 @@
 """LoRA adapters on the base model: reading and refusing, attaching, routing rows to them, detaching.
 
-PEFT's layers do the work. A mixed batch is routed by one forward hook per LoRA layer that is registered when an
-adapter is attached (PEFT's own `adapter_names=` registers and removes a hook on every layer in every call).
-Adapter weights take the base model's dtype, as in vLLM; PEFT's default would compute them in fp32.
+PEFT's layers do the work. A mixed batch is routed by one forward hook per LoRA layer that is registered when
+an adapter is attached (PEFT's own `adapter_names=` registers and removes a hook on every layer in every
+call). Adapter weights take the base model's dtype, as in vLLM; PEFT's default would compute them in fp32.
 Files are read on the HTTP side; everything that touches the model runs on the worker thread.
 """
 
@@ -20,6 +20,8 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, s
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 
+from llmops.errors import BadRequest
+
 BASE = "__base__"
 """PEFT's name for rows without an adapter."""
 
@@ -29,11 +31,11 @@ PLAIN_INITS: tuple[object, ...] = (True, False, "gaussian", "orthogonal", "eva")
 MAX_KEYS_NAMED = 3
 
 
-class AdapterRefused(Exception):
+class AdapterRefused(BadRequest):
     """This adapter cannot be served by this engine; the message says which part of it and why."""
 
 
-class AdapterMissing(Exception):
+class AdapterMissing(BadRequest):
     """There is no adapter at the path."""
 
 
@@ -47,7 +49,10 @@ class AdapterFiles:
 
 
 def read_adapter(path: Path) -> AdapterFiles:
-    """Read a PEFT folder; raises AdapterMissing without its two files and AdapterRefused for what cannot be mixed."""
+    """Read a PEFT folder.
+
+    Raises AdapterMissing without its two files, AdapterRefused for what cannot share a batch with other rows.
+    """
     if not (path / CONFIG_FILE).is_file() or not (path / WEIGHTS_FILE).is_file():
         raise AdapterMissing(f"{path} lacks {CONFIG_FILE} or {WEIGHTS_FILE}")
     try:
@@ -66,11 +71,11 @@ def read_adapter(path: Path) -> AdapterFiles:
 
 
 def _unservable(config: LoraConfig) -> Iterator[str]:
-    """Yield every reason why rows with this adapter cannot share a batch with others (PEFT's and vLLM's limits)."""
+    """Yield every reason why this adapter cannot share a batch with others (PEFT's limits and vLLM's)."""
     if config.use_dora:
         yield "use_dora is set; DoRA cannot be mixed in a batch"
     if config.bias != "none" or config.lora_bias:
-        yield f"bias is {config.bias!r}, lora_bias is {config.lora_bias}; biases change the base for every row"
+        yield f"bias is {config.bias!r}, lora_bias is {config.lora_bias}; a bias changes every row"
     if config.modules_to_save:
         yield f"modules_to_save is {sorted(config.modules_to_save)}; it replaces modules of the base"
     if config.init_lora_weights not in PLAIN_INITS:
@@ -114,8 +119,8 @@ class AdapterBank:
     def attach(self, files: AdapterFiles) -> str:
         """Put an adapter on the model and return its internal name.
 
-        Raises AdapterRefused, leaving the model as it was, when all slots are taken or the weights do not match the
-        modules: a key too many or too few, or a shape of another model.
+        Raises AdapterRefused, leaving the model as it was, when all slots are taken or the weights do not
+        match the modules: a key too many or too few, or a shape of another model.
         """
         if len(self) >= self._max_loras:
             raise AdapterRefused(

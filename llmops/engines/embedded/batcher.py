@@ -1,7 +1,7 @@
 """The worker thread that owns the model: admits waiting rows, prefills them, and steps the running batch.
 
-Between any two steps rows may join (prefill, then merge on the left-padded cache), leave (finished or cancelled) and
-adapters may come and go. Nothing else touches the model.
+Between any two steps rows may join (prefill, then merge on the left-padded cache), leave (finished or
+cancelled) and adapters may come and go. Nothing else touches the model.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from llmops.engines.embedded.cache import KVBlock
 from llmops.engines.embedded.model import LanguageModel
 from llmops.engines.embedded.row import Progress, Row
 from llmops.engines.embedded.sampling import TokenLogprob, logprobs_of, pick_tokens
+from llmops.errors import CouldNotRun
 
 PREFILL_TOKENS = 2048
 """Padded prompt tokens that one prefill reads before the running rows get their next step."""
@@ -31,7 +32,7 @@ ECHO_CHUNK_TOKENS = 512
 log = logging.getLogger(__name__)
 
 
-class QueueFull(Exception):
+class QueueFull(CouldNotRun):
     """The waiting queue has no room for these rows; the client should come back."""
 
 
@@ -95,7 +96,7 @@ class Batcher:
             self._wake.notify()
 
     def cancel(self, rows: list[Row]) -> None:
-        """Let go of rows whose client is gone: waiting ones never start, running ones leave before the next step."""
+        """Let go of rows whose client is gone: waiting ones never start, others leave before a step."""
         with self._wake:
             for row in rows:
                 row.cancelled = True

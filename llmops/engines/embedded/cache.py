@@ -1,7 +1,7 @@
 """Keys and values of the rows being generated: one left-padded block that rows join and leave between steps.
 
-Row b holds `lengths[b]` tokens in the last columns of `width`; the columns before are padding that the mask hides.
-Shapes: keys and values are [B, H, width, D] per layer.
+Row b holds `lengths[b]` tokens in the last columns of `width`; the columns before are padding that the mask
+hides. Shapes: keys and values are [B, H, width, D] per layer.
 """
 
 from __future__ import annotations
@@ -16,8 +16,12 @@ SPARE_TOKENS = 64
 """Columns allocated ahead, so that a decode step writes one column instead of copying the whole block."""
 
 
-class RoomyLayer(DynamicLayer):
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     """A DynamicLayer whose keys and values are views into buffers with spare columns on the right."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    is_initialized: bool
 
     def __init__(self) -> None:
         """Start empty."""
@@ -101,6 +105,6 @@ class KVBlock:
 
 
 def _padded(states: torch.Tensor, width: int) -> torch.Tensor:
-    """Return [B, H, T, D] states widened on the left with zeros: finite, since a hidden NaN would still spread."""
+    """Return [B, H, T, D] states widened on the left with zeros (a NaN would spread even where masked)."""
     missing = width - states.shape[-2]
     return torch.nn.functional.pad(states, (0, 0, missing, 0)) if missing else states

@@ -1,7 +1,7 @@
 """The names this engine answers to: the base model and the adapters loaded at run time.
 
-Lives on the event loop. A name is bound to a bank entry when it is loaded and never changes what it means; unloading
-forgets the name at once, while rows that run with it finish and only then leave the slot free.
+Lives on the event loop. A name is bound to a bank entry when it is loaded and never changes what it means;
+unloading forgets the name at once, while rows that run with it finish and only then leave the slot free.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Catalog:
         self._loading = asyncio.Lock()
 
     def resolve(self, name: str | None) -> tuple[str, str]:
-        """Return the name that answers and its bank entry; no name means the base. Raises RequestRefused (404)."""
+        """Return the name that answers and its bank entry; no name: the base. Raises RequestRefused (404)."""
         if not name or name == self._base:
             return self._base, BASE
         if name not in self._adapters:
@@ -48,8 +48,8 @@ class Catalog:
     async def load(self, wanted: LoadAdapterRequest) -> None:
         """Bind `lora_name` to the adapter at `lora_path`.
 
-        Raises RequestRefused with vLLM's texts and status codes: 400 for a name in use or an adapter that cannot be
-        served, 404 where there is none at the path.
+        Raises RequestRefused with vLLM's texts and status codes: 400 for a name in use or an adapter that
+        cannot be served, 404 where there is none at the path.
         """
         async with self._loading:
             self._check_name(wanted)
@@ -58,10 +58,8 @@ class Catalog:
                 attached = self._batcher.call(lambda: self._model.adapters.attach(files))
                 entry: str = await asyncio.wrap_future(attached)
             except AdapterMissing as error:
-                raise RequestRefused(
-                    f"Loading lora {wanted.lora_name} failed: No adapter found for {wanted.lora_path} ({error})",
-                    status=404,
-                ) from error
+                what = f"No adapter found for {wanted.lora_path} ({error})"
+                raise RequestRefused(f"Loading lora {wanted.lora_name} failed: {what}", status=404) from error
             except AdapterRefused as error:
                 raise RequestRefused(
                     f"Loading lora {wanted.lora_name} failed: {error}", "lora_path"

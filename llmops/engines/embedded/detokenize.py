@@ -10,7 +10,7 @@ from typing import Protocol
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 MAX_HELD_REPLACEMENTS = 3
-"""An unfinished UTF-8 character shows as at most this many replacement characters (byte-fallback tokenizers)."""
+"""What an unfinished UTF-8 character can show as (three only with byte-fallback tokenizers)."""
 
 N_PRIMING_TOKENS = 5
 
@@ -26,8 +26,9 @@ class Decoder(Protocol):
 class TextStream:
     """Turns the token ids of one answer into text pieces.
 
-    The prompt's last tokens are context for the first piece: a sentencepiece tokenizer drops the leading space of a
-    sequence, and an answer that continues a text begins in the middle of one (as in vLLM's detokenizer).
+    The prompt's last tokens are context for the first piece: a sentencepiece tokenizer drops the leading
+    space of a sequence, and an answer that continues a text begins in the middle of one (as in vLLM's
+    detokenizer).
     """
 
     def __init__(self, decoder: Decoder, prompt_ids: Sequence[int], skip_special_tokens: bool) -> None:
@@ -78,7 +79,7 @@ class StopScanner:
         self.found: str | None = None
 
     def push(self, piece: str) -> str:
-        """Return the text safe to send; sets `found` and drops the stop string and all after it on a match."""
+        """Return text safe to send; on a match sets `found` and drops the stop string and what follows."""
         if not self._stops:
             return piece
         text = self._held + piece

@@ -22,7 +22,7 @@ SUPPORTED_LAYERS = frozenset({"full_attention", "sliding_attention"})
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What to load. `max_model_len` 0 takes the model's own limit; `chat_template` None takes the tokenizer's."""
+    """What to load; `max_model_len` 0 is the model's own limit, `chat_template` None the tokenizer's own."""
 
     path: Path
     served_name: str
@@ -39,8 +39,8 @@ class LanguageModel:
     def __init__(self, spec: ModelSpec) -> None:
         """Load from local files only.
 
-        Raises EngineFailed where the folder is not a complete causal language model, is of a kind whose state is not
-        a plain key-value cache, or asks for a device this machine lacks.
+        Raises EngineFailed where the folder is not a complete causal language model, is of a kind whose state
+        is not a plain key-value cache, or asks for a device this machine lacks.
         """
         self.spec = spec
         self.device = _pick_device(spec.device)
@@ -58,14 +58,15 @@ class LanguageModel:
         self.pad_id = min(self.eos_ids, default=0)
         self.adapters = AdapterBank(self.net, spec.max_loras)
 
-    @torch.inference_mode()
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
     def forward(
         self, token_ids: list[list[int]], block: KVBlock, adapters: list[str], keep: int
     ) -> torch.Tensor:
         """Append T tokens to each row of `block` and return fp32 logits of the last `keep` positions.
 
-        `token_ids` is [B, T]; `block.lengths` counts the real tokens of each row *after* this call, so that what does
-        not fit into them is padding on the left. `adapters` names one bank entry a row. Returns [B, keep, V].
+        `token_ids` is [B, T]; `block.lengths` counts the real tokens of each row *after* this call, so that
+        what does not fit into them is padding on the left. `adapters` names one bank entry a row. Returns [B,
+        keep, V].
         """
         ids = torch.tensor(token_ids, device=self.device)
         width = block.width + ids.shape[1]
@@ -103,8 +104,8 @@ def _check_attention_only(path: Path, config: Any) -> None:
     kinds = set(getattr(config.get_text_config(), "layer_types", None) or ())
     if not kinds <= SUPPORTED_LAYERS:
         raise EngineFailed(
-            f"{path}: layers of kind {', '.join(sorted(kinds - SUPPORTED_LAYERS))} keep state that rows cannot join "
-            "or leave; serve this model with the vllm engine"
+            f"{path}: layers of kind {', '.join(sorted(kinds - SUPPORTED_LAYERS))} keep state that rows "
+            "cannot join or leave; serve this model with the vllm engine"
         )
 
 

@@ -1,4 +1,4 @@
-"""From a parsed request to a Call: chat template, tokenization, and the limits that need the model's numbers."""
+"""From a parsed request to a Call: chat template, tokenization, and the limits that the model sets."""
 
 from __future__ import annotations
 
@@ -77,29 +77,25 @@ class Preparer:
         self._check_fits(prompt)
         left = self._max_model_len - len(prompt.ids)
         if left < 1:
-            raise RequestRefused(
-                f"This model's maximum context length is {self._max_model_len} tokens. However, your prompt contains "
-                f"{len(prompt.ids)} input tokens, which leaves none for the answer. "
-                "Please reduce the length of the input prompt.",
-                "input_tokens",
-            )
+            raise self._too_long(prompt, "which leaves none for the answer")
         return left if asked is None else min(left, asked)
 
     def _check_fits(self, prompt: Prompt) -> None:
-        n_tokens = len(prompt.ids)
-        if n_tokens == 0:
+        if not prompt.ids:
             raise RequestRefused("prompt: must contain at least one token", "prompt")
-        if n_tokens > self._max_model_len:
-            raise RequestRefused(
-                f"This model's maximum context length is {self._max_model_len} tokens. However, your prompt contains "
-                f"{n_tokens} input tokens, which exceeds this limit even without any output tokens. "
-                "Please reduce the length of the input prompt.",
-                "input_tokens",
-            )
+        if len(prompt.ids) > self._max_model_len:
+            raise self._too_long(prompt, "which exceeds this limit even without any output tokens")
         if max(prompt.ids) >= self._vocab_size:
             raise RequestRefused(
                 f"prompt: token id {max(prompt.ids)} is out of vocabulary ({self._vocab_size} ids)", "prompt"
             )
+
+    def _too_long(self, prompt: Prompt, why: str) -> RequestRefused:
+        return RequestRefused(
+            f"This model's maximum context length is {self._max_model_len} tokens. However, your prompt "
+            f"contains {len(prompt.ids)} input tokens, {why}. Please reduce the length of the input prompt.",
+            "input_tokens",
+        )
 
 
 def _call(request: ChatRequest | CompletionRequest, prompts: list[Prompt], sampling: Sampling) -> Call:

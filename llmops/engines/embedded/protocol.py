@@ -1,8 +1,8 @@
-"""Requests of the OpenAI endpoint as this engine understands them: pydantic at the border, frozen records inside.
+"""Requests of the OpenAI endpoint as this engine understands them: pydantic outside, frozen records inside.
 
-Fields that only steer other engines are accepted and ignored (IGNORED). Fields that would change the answer and are
-not implemented are accepted at their neutral value alone (NEUTRAL). Anything else is refused by name: an answer that
-silently disregards what was asked would be evaluated as if it had not.
+Fields that only steer other engines are accepted and ignored (IGNORED). Fields that would change the answer
+and are not implemented are accepted at their neutral value alone (NEUTRAL). Anything else is refused by name:
+an answer that silently disregards what was asked would be evaluated as if it had not.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llmops.engines.embedded.sampling import Sampling
+from llmops.errors import BadRequest
 
 IGNORED = frozenset(
     {
@@ -64,8 +65,8 @@ Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 TokenIds = list[Annotated[int, Field(ge=0)]]
 
 
-class RequestRefused(Exception):
-    """The request is wrong; carries the field's name, the HTTP status and, where it is special, the error's type."""
+class RequestRefused(BadRequest):
+    """The request is wrong; carries the field's name, the HTTP status and a special type of error, if any."""
 
     def __init__(
         self, message: str, param: str | None = None, status: int = 400, kind: str | None = None
@@ -103,7 +104,7 @@ class Message(_Strict):
     name: str | None = None
 
     def flat(self) -> dict[str, str]:
-        """Return the turn with its text parts joined by newlines, as vLLM hands it to a text-only template."""
+        """Return the turn with its text parts joined by newlines, as vLLM does for a text-only template."""
         if isinstance(self.content, str):
             return {"role": self.role, "content": self.content}
         return {"role": self.role, "content": "\n".join(part.text for part in self.content)}
@@ -215,7 +216,7 @@ RequestT = TypeVar("RequestT", bound=BaseModel)
 
 
 def parse(body: object, kind: type[RequestT]) -> RequestT:
-    """Return the request as `kind`; raises RequestRefused naming the first field that is wrong or not supported."""
+    """Return the request as `kind`; raises RequestRefused naming the first field that cannot be served."""
     if not isinstance(body, dict):
         raise RequestRefused("the request body must be a JSON object")
     wanted = {}

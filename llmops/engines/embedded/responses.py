@@ -1,4 +1,4 @@
-"""Response bodies in OpenAI's shape with vLLM's additions (stop_reason, token_ids), from the progress of rows.
+"""Response bodies in OpenAI's shape with vLLM's additions (stop_reason, token_ids), from rows' progress.
 
 Log-probabilities under -9999 are reported as -9999, as in vLLM: JSON has no infinity.
 """
@@ -60,7 +60,7 @@ class Writer:
 
     @property
     def usage(self) -> dict[str, int]:
-        """Prompt tokens once a prompt, generated tokens of every answer (end-of-sequence included, as in vLLM)."""
+        """Prompt tokens once a prompt; tokens of all answers with their ends of sequence, as in vLLM."""
         n_prompt = sum(len(prompt.ids) for prompt in self.call.prompts)
         return {
             "prompt_tokens": n_prompt,

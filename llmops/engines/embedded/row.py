@@ -17,9 +17,9 @@ from llmops.engines.embedded.sampling import Sampling, TokenLogprob, make_genera
 class Progress:
     """What is new on one row: all of the answer at once, or a piece of a stream.
 
-    `finish_reason` is "stop", "length" or, with `error` set, "error"; None while the row runs. `stop_reason` is the
-    stop string or stop token id that ended it (None for end of sequence). `prompt` comes with the first piece, when
-    prompt log-probabilities were asked for.
+    `finish_reason` is "stop", "length" or, with `error` set, "error"; None while the row runs. `stop_reason`
+    is the stop string or stop token id that ended it (None for end of sequence). `prompt` comes with the
+    first piece, when prompt log-probabilities were asked for.
     """
 
     text: str = ""

@@ -1,7 +1,8 @@
 """How one row picks its next token, and the log-probabilities that are reported with it.
 
-The order of operations and the defaults are vLLM's (temperature, min_p, top_k, top_p, draw), so that the same request
-means the same distribution on both engines. Log-probabilities are those of the raw model in fp32, before temperature.
+The order of operations and the defaults are vLLM's (temperature, min_p, top_k, top_p, draw), so that the same
+request means the same distribution on both engines. Log-probabilities are those of the raw model in fp32,
+before temperature.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def _nucleus(probs: torch.Tensor, top_p: float) -> torch.Tensor:
 
 
 def logprobs_of(logits: torch.Tensor, token_ids: list[int], n_top: int) -> list[TokenLogprob]:
-    """Return the log-probability of `token_ids` [N] under fp32 `logits` [N, V] with the `n_top` best alternatives."""
+    """Return the log-probability of `token_ids` [N] under fp32 `logits` [N, V], with the `n_top` best."""
     logprobs = logits.log_softmax(-1)
     index = torch.tensor(token_ids, device=logits.device).unsqueeze(1)
     chosen: list[float] = logprobs.gather(1, index).squeeze(1).tolist()

@@ -1,7 +1,8 @@
 """The HTTP surface: routes, SSE, and what happens when a client goes away.
 
-aiohttp cancels a handler the moment its connection is lost, in every phase of a request; the handler then lets go of
-its rows. So nothing is generated for nobody, whether or not a first token was sent and whether or not it streams.
+aiohttp cancels a handler the moment its connection is lost, in every phase of a request; the handler then
+lets go of its rows. So nothing is generated for nobody, whether or not a first token was sent and whether or
+not it streams.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from llmops.engines.embedded.protocol import (
 )
 from llmops.engines.embedded.responses import Writer, error_body
 from llmops.engines.embedded.row import Progress, Row, RowRequest
+from llmops.errors import CouldNotRun
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 RETRY_AFTER_S = 1
@@ -121,8 +123,12 @@ def _rows(call: Call, adapter: str, inbox: Inbox) -> list[Row]:
     for index in range(len(call.prompts) * call.n):
         prompt, nth = divmod(index, call.n)
         request = RowRequest(call.prompts[prompt].ids, call.sampling.for_answer(nth), adapter, call.stream)
-        rows.append(Row(request, lambda progress, index=index: inbox.put_nowait((index, progress))))
+        rows.append(Row(request, _sink(inbox, index)))
     return rows
+
+
+def _sink(inbox: Inbox, index: int) -> Callable[[Progress], None]:
+    return lambda progress: inbox.put_nowait((index, progress))
 
 
 async def _collect(inbox: Inbox, n_rows: int) -> list[Progress]:
@@ -137,7 +143,7 @@ async def _collect(inbox: Inbox, n_rows: int) -> list[Progress]:
 
 
 async def _stream(request: web.Request, writer: Writer, inbox: Inbox, n_rows: int) -> web.StreamResponse:
-    """Send server-sent events until every row is done; a row that fails ends the stream with an error event."""
+    """Send server-sent events until every row is done; a row that fails ends the stream with an error."""
     index, progress = await inbox.get()
     if progress.error is not None:
         raise EngineBroke(progress.error)
@@ -167,7 +173,7 @@ async def _stream(request: web.Request, writer: Writer, inbox: Inbox, n_rows: in
     return response
 
 
-class EngineBroke(Exception):
+class EngineBroke(CouldNotRun):
     """The step that held this row failed."""
 
 
