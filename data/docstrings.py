@@ -1,8 +1,9 @@
-"""Builds rows of "function source -> first sentence of its docstring" from Python source that is on this machine.
+"""Builds rows "function source -> first sentence of its docstring" from Python source on this machine.
 
-Run through `llmops data build data/docstrings.yaml`. Stands alone: it imports nothing but the standard library. Rows come
-in a fixed order, name files relative to the source root, and hold no path of this machine. Functions outside the limits
-are not rows of this task; a file that cannot be read or parsed is handed on as dropped, with the reason.
+Run through `llmops data build data/docstrings.yaml`. Stands alone: it imports nothing but the standard
+library. Rows come in a fixed order, name files relative to the source root, and hold no path of this machine.
+Functions outside the limits are not rows of this task; a file that cannot be read or parsed is handed on as
+dropped, with the reason.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from pathlib import Path
 
 INSTRUCTION = "Say in one sentence what this Python function does."
 
-# Tests describe their own cases, not behaviour; lib2to3 and idlelib are gone or optional in other builds of Python, and a
-# vendored or generated folder is not the standard library's own text.
+# Tests describe their own cases, not behaviour; lib2to3 and idlelib are gone or optional in other builds of
+# Python, and a vendored or generated folder is not the standard library's own text.
 EXCLUDED = {
     "test",
     "tests",
@@ -42,8 +43,9 @@ def rows(
 ) -> Iterator[dict[str, object]]:
     """Rows `{"messages", "group", "source"}`, or `{"dropped", "source"}` for a file that cannot be used.
 
-    `root` is `stdlib`, `package:NAME` for an installed package, or a folder (relative to this file). Lines are counted
-    without the docstring, words in the answer. The group is the top-level module, so near-copies stay together.
+    `root` is `stdlib`, `package:NAME` for an installed package, or a folder (relative to this file). Lines
+    are counted without the docstring, words in the answer. The group is the top-level module, so near-copies
+    stay together.
     """
     folder = find_root(root)
     for path in source_files(folder):
@@ -137,7 +139,7 @@ def is_signature(answer: str) -> bool:
 def first_sentence(docstring: str) -> str:
     """The first sentence of a docstring's first paragraph, on one line.
 
-    >>> first_sentence("Return x, e.g. 3.\\nMore of it. And more.\\n\\nDetails.")
+    >>> first_sentence("Return x, e.g. 3. Nothing more.")
     'Return x, e.g. 3.'
     """
     paragraph = " ".join(docstring.strip().split("\n\n")[0].split())

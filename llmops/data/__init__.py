@@ -1,4 +1,4 @@
-"""Data: from user files or a builder to a dataset snapshot with disjoint pools and an exact account of every row."""
+"""Data: from user files or a builder to a snapshot with disjoint pools and an exact account of every row."""
 
 from llmops.data.config import DataConfig
 from llmops.data.rows import read_rows

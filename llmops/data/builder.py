@@ -53,7 +53,8 @@ def run_builder(source: BuilderSource, folder: Path) -> Iterator[Row | Dropped]:
         raise
     except Exception as error:  # a user's code may raise anything; their own words are the message
         raise DataError(
-            f"{source.function}: failed after {n_read:,} rows ({type(error).__name__}: {error}); mend the builder or its options"
+            f"{source.function}: failed after {n_read:,} rows ({type(error).__name__}: {error}); "
+            "mend the builder or its options"
         ) from error
 
 

@@ -1,7 +1,7 @@
 """Rows: a conversation checked, its one canonical line, and reading of user JSONL files.
 
-A line that cannot be used becomes a `Dropped` with file, line and reason; nothing is skipped in silence. Reasons read
-`class: detail`, so that they can be counted by class.
+A line that cannot be used becomes a `Dropped` with file, line and reason; nothing is skipped in silence.
+Reasons read `class: detail`, so that they can be counted by class.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from llmops.records import Dropped, JsonDict, Message, Row, canonical_json, dige
 
 ROLES = ("system", "user", "assistant")
 
-# Fields that change what is asked of a model in ways a text conversation cannot carry; other unknown fields are notes.
+# Fields that change what is asked of a model in ways a text conversation cannot carry; other unknown fields
+# are notes.
 UNSUPPORTED = ("tools", "functions", "tool_calls", "images", "audio", "videos", "chosen", "rejected")
 
 
 def read_rows(path: Path, name: str | None = None) -> Iterator[Row | Dropped]:
-    """Every line of a JSONL file as a row, or as dropped with the reason; `name` stands for the path in `source`.
+    """Every line of a JSONL file as a row, or as dropped with the reason.
 
-    A line is `{"messages": [...]}` or `{"prompt": ..., "completion": ...}` (strings or message lists), and optionally
-    `"group"`; without it the group is the prompt, so that one prompt never lands in two pools.
+    `name` stands for the path in each row's `source` (default: the path as given).
+    A line is `{"messages": [...]}` or `{"prompt": ..., "completion": ...}` (strings or message lists), and
+    optionally `"group"`; without it the group is the prompt, so that one prompt never lands in two pools.
 
     Raises:
         DataError: the file is missing or cannot be read.

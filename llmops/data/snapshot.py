@@ -36,13 +36,14 @@ _REPORT_EVERY = 500
 def build_snapshot(
     config_path: Path, store: Store, ledger: Ledger, progress: Progress = no_progress
 ) -> DatasetSnapshot:
-    """Read, check, split and freeze the dataset a YAML file describes; the same rows give the same artifact digest.
+    """Read, check, split and freeze the dataset a YAML file describes; the same rows give the same artifact.
 
     The ledger gets `dataset.snapshotted` unless this very snapshot is the newest of its name already.
 
     Raises:
         ConfigError: the YAML file or its builder cannot be used.
-        DataError: a file is missing, no row is left, a pool stays empty, or more rows are dropped than the budget allows.
+        DataError: a file is missing, no row is left, a pool stays empty, or more rows are dropped than the
+            budget allows.
         StoreError: the disk did not take it.
     """
     config = load_yaml(config_path, DataConfig)
@@ -53,7 +54,8 @@ def build_snapshot(
         if getattr(config.pools, name) > 0 and not pools[name]:
             n_groups = len({row.group for row in sifted.kept})
             raise DataError(
-                f"{config_path}: pool {name} gets no rows ({n_groups} groups in all); add groups, or change salt or pools"
+                f"{config_path}: pool {name} gets no rows ({n_groups} groups in all); "
+                "add groups, or change salt or pools"
             )
     files = {f"{name}.jsonl": _lines(canonical_line(row) for row in pools[name]) for name in POOLS}
     files[DROPPED_FILE] = _dropped_lines(sifted)
@@ -104,8 +106,8 @@ def load_pool(store: Store, snapshot: DatasetSnapshot, pool: str) -> list[Row]:
     rows = [row_of_line(line) for line in (folder / f"{pool}.jsonl").read_bytes().splitlines()]
     if len(rows) != snapshot.n_rows[pool]:
         raise InvalidEvidence(
-            f"dataset {snapshot.name}: {short(snapshot.artifact)} holds {len(rows):,} rows in {pool}, its record says "
-            f"{snapshot.n_rows[pool]:,}; build it again"
+            f"dataset {snapshot.name}: {short(snapshot.artifact)} holds {len(rows):,} rows in {pool}, "
+            f"its record says {snapshot.n_rows[pool]:,}; build it again"
         )
     return rows
 
@@ -136,11 +138,11 @@ def _require_within_budget(config: DataConfig, config_path: Path, sifted: Sifted
         raise DataError(f"{config_path}: the dataset is empty; the source gives no rows")
     if sifted.kept and n_dropped <= config.drop_budget_frac * n_read:
         return
-    digest = store.put_files("dropped", {DROPPED_FILE: _dropped_lines(sifted)})
+    listed = store.path("dropped", store.put_files("dropped", {DROPPED_FILE: _dropped_lines(sifted)}))
     first = sifted.dropped[0]
     raise DataError(
-        f"{config_path}: {first.source}: {first.reason}; {n_dropped:,} of {n_read:,} rows dropped, the budget is "
-        f"{config.drop_budget_frac:.2%}; all are listed in {store.path('dropped', digest) / DROPPED_FILE}; "
+        f"{config_path}: {first.source}: {first.reason}; {n_dropped:,} of {n_read:,} rows dropped, "
+        f"the budget is {config.drop_budget_frac:.2%}; all are listed in {listed / DROPPED_FILE}; "
         "mend them or raise drop_budget_frac"
     )
 

@@ -37,8 +37,8 @@ def pool_of(group: str, pools: Pools, salt: str) -> str:
 def sift(rows: Iterable[Row | Dropped], max_characters: int) -> Sifted:
     """Drop rows that are too long, that repeat another, or whose prompt stands in another group too.
 
-    The order in which rows are read changes nothing: they are sorted by group and source first, and the first stays.
-    One prompt with several answers stays when all are in one group.
+    The order in which rows are read changes nothing: they are sorted by group and source first, and the first
+    stays. One prompt with several answers stays when all are in one group.
     """
     kept: list[Row] = []
     dropped: list[Dropped] = []
