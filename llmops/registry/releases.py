@@ -11,11 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from llmops.errors import BadRequest, InvalidEvidence, ReleaseRefused
-from llmops.ledger import Anchor, Event, Ledger
+from llmops.ledger import Anchor, Event, EventKind, Ledger
 from llmops.records import AdapterRecord, Decision, EngineSignature, Release, Report, short
 from llmops.registry.adapters import Registry, require_name
 from llmops.settings import now
 from llmops.store import Store
+
+RELEASE_KINDS: tuple[EventKind, ...] = ("release.requested", "release.activated", "release.refused")
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,17 @@ def name_states(store: Store, ledger: Ledger) -> dict[str, NameState]:
     Raises:
         InvalidEvidence: a release record is missing or was altered.
     """
+    return fold_releases(store, ledger.events(*RELEASE_KINDS))
+
+
+def fold_releases(store: Store, events: Iterable[Event]) -> dict[str, NameState]:
+    """The state of every public name that these release events (RELEASE_KINDS, oldest first) are about.
+
+    Raises:
+        InvalidEvidence: a release record is missing or was altered.
+    """
     states: dict[str, NameState] = {}
-    kinds = ledger.events("release.requested", "release.activated", "release.refused")
-    for event in kinds:
+    for event in events:
         name = str(event.body["public_name"])
         states[name] = _step(states.get(name, NameState(name)), event, store)
     return states
