@@ -1,4 +1,4 @@
-"""What the embedded engine generates: equal to `generate`, alone and in any mix, with rows coming and going."""
+"""What the embedded engine generates equals `generate`, alone and in any mix, as rows come and go."""
 
 from __future__ import annotations
 
