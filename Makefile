@@ -34,6 +34,9 @@ test-gpu: $(DEV)
 bench: $(DEV)
 	for subject in bench/[a-z]*.py; do .venv/bin/python $$subject; done
 
+docs: $(DEV)
+	.venv/bin/python tools/write_cli_reference.py
+
 # Pin what is installed now, without addresses and without build tags.
 lock: $(DEV)
 	$(PIP) freeze --exclude-editable | sed -E '/ @ /d; s/\+[a-z0-9.]+$$//' > requirements.lock
