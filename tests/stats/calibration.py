@@ -1,0 +1,111 @@
+"""What the calibration tests share: a binomial yardstick, and populations whose true difference is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats as scipy_stats
+
+from llmops.evals.metrics import METRICS
+from llmops.stats import CorpusScore, FloatArray
+
+NOMINAL = 0.05
+
+
+def assert_at_nominal(rejections: Sequence[bool], at_least: bool = True) -> None:
+    """The share of rejections is 5 % within what 99.9 % of binomial samples of that size show."""
+    least, most = scipy_stats.binom.interval(0.999, len(rejections), NOMINAL)
+    found = sum(rejections)
+    assert found <= most, f"anticonservative: {found} of {len(rejections)} rejected, {most:.0f} is the most"
+    if at_least:
+        assert found >= least, (
+            f"conservative: {found} of {len(rejections)} rejected, {least:.0f} is the least"
+        )
+
+
+def rouge_like_pair(rng: np.random.Generator, n: int, gain: float = 0.0) -> tuple[FloatArray, FloatArray]:
+    """[n] scores of two systems on cases of differing difficulty: skewed, many zeros, some 100s.
+
+    `gain` is added to the candidate's scores in the mean; 0 makes the two systems exchangeable.
+    """
+    difficulty = rng.beta(0.8, 2.0, n)
+    a, b = (100 * np.round(rng.beta(4 * difficulty + 0.05, 4 * (1 - difficulty) + 0.05), 3) for _ in range(2))
+    return a, b + gain * rng.exponential(1.0, n)
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """The statistics [P, S] of two systems on P cases; corpora drawn from it have a known truth."""
+
+    a: FloatArray
+    b: FloatArray
+    score: CorpusScore
+
+    @property
+    def difference(self) -> float:
+        """The true difference b - a of a corpus drawn from this population."""
+        return float(self.score(self.b.sum(axis=0)[None])[0] - self.score(self.a.sum(axis=0)[None])[0])
+
+    def sample(self, rng: np.random.Generator, n: int) -> tuple[FloatArray, FloatArray]:
+        """Both systems on n cases drawn at random."""
+        cases = rng.integers(0, len(self.a), n)
+        return self.a[cases], self.b[cases]
+
+    def sample_null(self, rng: np.random.Generator, n: int) -> tuple[FloatArray, FloatArray]:
+        """The same, with who is who tossed for every case: the systems are equal in law."""
+        a, b = self.sample(rng, n)
+        swapped = rng.random((n, 1)) < 0.5
+        return np.where(swapped, b, a), np.where(swapped, a, b)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How a system spoils a reference: share of words replaced (drawn per case in a range), share dropped."""
+
+    replaced: tuple[float, float]
+    dropped: float
+
+
+CLOSE = Noise((0.0, 0.8), 0.1)  # BLEU about 31
+ROUGH = Noise((0.3, 0.95), 0.1)  # BLEU about 11
+FAR = Noise((0.7, 1.0), 0.2)  # BLEU about 1.4: few 4-grams match in a whole corpus
+
+
+def synthetic_texts(
+    n: int, noise_a: Noise, noise_b: Noise, seed: int
+) -> tuple[list[str], list[str], list[str]]:
+    """n references of 4 to 25 words from a Zipf vocabulary, and two systems' spoilt copies of each."""
+    rng = np.random.default_rng(seed)
+    letters = list("abcdefghijklmnoprstuvw")
+    vocabulary = np.array(
+        ["".join(rng.choice(letters, min(12, 1 + int(rng.geometric(0.25))))) for _ in range(2000)],
+        dtype=object,
+    )
+    weights = 1 / np.arange(1, 2001)
+    weights /= weights.sum()
+    references, a, b = [], [], []
+    for _ in range(n):
+        words = rng.choice(vocabulary, int(rng.integers(4, 26)), p=weights)
+        hardness = rng.random()
+        references.append(" ".join(words))
+        for noise, texts in ((noise_a, a), (noise_b, b)):
+            share = noise.replaced[0] + hardness * (noise.replaced[1] - noise.replaced[0])
+            spoilt = words.copy()
+            at = rng.random(len(words)) < share
+            spoilt[at] = rng.choice(vocabulary, int(at.sum()), p=weights)
+            texts.append(" ".join(spoilt[rng.random(len(words)) >= noise.dropped]))
+    return references, a, b
+
+
+def population(metric: str, n: int, noise_a: Noise, noise_b: Noise, seed: int) -> Population:
+    """A population of n cases for a corpus metric, its statistics computed from text by the metric itself."""
+    references, a, b = synthetic_texts(n, noise_a, noise_b, seed)
+    chosen = METRICS[metric]
+    assert chosen.resampled is not None
+    one_each = [[text] for text in references]
+    stats_a, stats_b = chosen.measure(a, one_each)[2], chosen.measure(b, one_each)[2]
+    assert stats_a is not None
+    assert stats_b is not None
+    return Population(stats_a, stats_b, chosen.resampled)
