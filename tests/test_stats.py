@@ -226,6 +226,12 @@ def test_an_inconclusive_result_always_needs_more_cases_than_it_had(
         assert needed > len(values)
 
 
+def test_binary_sd_is_bonett_and_prices() -> None:
+    """J. Educ. Behav. Stat. 37 (2012) 479: each count of disagreements plus 1, over n + 2."""
+    seen = paired_binary(*answers(9, 3, 40), level=0.95)
+    assert seen.sd == pytest.approx(math.sqrt(10 / 42 + 4 / 42 - (6 / 42) ** 2))
+
+
 def test_binary_without_any_disagreement_still_needs_cases() -> None:
     seen = paired_binary([1] * 20, [1] * 20, level=0.95)
     assert decide_bound(seen, -0.05) == "INCONCLUSIVE"

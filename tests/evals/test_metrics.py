@@ -32,6 +32,7 @@ AWKWARD = [
     ("the the the the", ["the cat", "the the"]),
     ("  padded \t", ["padded"]),
     ("...", ["!!!"]),
+    ("Returning the directories listed.", ["Returns the directory listing."]),
 ]
 
 TEXT = st.text("ab c\n.ÉİK", max_size=20)
