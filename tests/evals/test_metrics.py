@@ -78,6 +78,29 @@ def test_resampled_score_equals_sacrebleu_on_every_left_out_corpus(name: str) ->
         assert value == pytest.approx(theirs.score, rel=1e-12)
 
 
+@given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=5))
+@settings(deadline=None)
+def test_resampled_score_equals_sacrebleu_on_any_text(pairs: list[tuple[str, str]]) -> None:
+    texts, references = [text for text, _ in pairs], [[reference] for _, reference in pairs]
+    for scored in score(CORPUS, texts, references).values():
+        resampled = METRICS[scored.metric].resampled
+        assert scored.stats is not None
+        assert resampled is not None
+        assert resampled(scored.stats.sum(axis=0)[None])[0] == pytest.approx(scored.value, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ROUGES)
+def test_rouge_equals_rouge_score(name: str) -> None:
+    for texts, references in (
+        (BASELINE, ONE_EACH),
+        ([text for text, _ in AWKWARD], [refs for _, refs in AWKWARD]),
+    ):
+        scored = score([name], texts, references)[name]
+        expected = rouge_oracle(name, texts, references)
+        assert scored.per_case.tolist() == expected
+        assert scored.value == pytest.approx(np.mean(expected))
+
+
 @given(st.lists(st.tuples(TEXT, st.lists(TEXT, min_size=1, max_size=3)), min_size=1, max_size=4))
 @settings(deadline=None)
 def test_rouge_equals_rouge_score_on_any_text_and_number_of_references(
