@@ -1,0 +1,266 @@
+"""The gateway as an ASGI application: an allow-list of paths, and what answers on each.
+
+Paths are compared raw and never handed on: the engine is asked only at addresses written here. Requests that a web page in
+the user's browser could send to this address are refused (a body that is not declared JSON, a foreign Host).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from llmops.errors import BadRequest, CouldNotRun, EngineFailed, InvalidEvidence, LlmopsError
+from llmops.serving.control import Control
+from llmops.serving.fleet import Loaded, ProofFailed, proof_fields
+from llmops.serving.http import (
+    ClientGone,
+    Header,
+    Receive,
+    Refusal,
+    Scope,
+    Send,
+    header,
+    parse_object,
+    read_body,
+    respond,
+    respond_json,
+)
+from llmops.serving.lock import announce_running, serve_lock, tell_owner
+from llmops.serving.metrics import Metrics
+from llmops.serving.profile import ServeProfile, is_loopback
+from llmops.serving.relay import Relay
+from llmops.serving.request_log import RequestLog
+from llmops.serving.routes import Live, Route, Target
+from llmops.settings import Workspace
+
+REQUEST_LOG = "requests.jsonl"
+COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
+METHODS = {
+    **dict.fromkeys((*COMPLETIONS, "/llmops/adapters"), "POST"),
+    **dict.fromkeys(("/v1/models", "/llmops/status", "/healthz", "/readyz", "/metrics"), "GET"),
+}
+PLAIN_TEXT: Header = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+
+
+class Gateway:
+    """One workspace behind one address. `start` and `stop` bracket its life; ASGI's lifespan calls them too."""
+
+    def __init__(self, profile: ServeProfile, workspace: Workspace) -> None:
+        """Prepare; nothing is started."""
+        self.profile = profile
+        self._workspace = workspace
+        self.live = Live()
+        self.log = RequestLog(workspace.logs / REQUEST_LOG)
+        self.metrics = Metrics()
+        self.control = Control(profile, workspace, self.live)
+        self.relay = Relay(self.live, profile.limits, profile.timeouts.answer_s, self.log, self.metrics)
+        self.started_at = int(time.time())
+
+    async def start(self) -> None:
+        """Start log, relay, engine and control.
+
+        Raises:
+            LlmopsError: the base or the engine cannot be had; nothing is left running.
+        """
+        self.relay.open()
+        self.log.start()
+        try:
+            await self.control.start()
+        except BaseException:
+            await self._close()
+            raise
+
+    async def stop(self) -> None:
+        """Stop control and engine, and write what the log still holds."""
+        await self.control.stop()
+        await self._close()
+
+    async def _close(self) -> None:
+        await self.relay.close()
+        await self.log.stop()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one ASGI connection."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            try:
+                await self._http(scope, receive, send)
+            except Refusal as refusal:
+                await respond(
+                    send,
+                    refusal.status,
+                    [(b"content-type", b"application/json"), *refusal.headers()],
+                    refusal.body(),
+                )
+            except ClientGone:
+                pass
+        else:
+            raise ValueError(f"gateway: {scope['type']} is not served")
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path, method = scope["path"], scope["method"]
+        wanted = METHODS.get(path)
+        if wanted is None:
+            if path.startswith("/v1/models/") and method == "GET":
+                return await respond_json(send, self._model_card(path.removeprefix("/v1/models/")))
+            raise Refusal(
+                404, f"{method} {path[:100]} is not served; paths: {', '.join(METHODS)}", code="unknown_path"
+            )
+        if method != wanted:
+            raise Refusal(405, f"{path} takes {wanted}, not {method}", code="method_not_allowed")
+        _require_own_host(scope)
+        if wanted == "POST":
+            _require_json(scope)
+        if path in COMPLETIONS:
+            return await self.relay.complete(scope, receive, send)
+        if path == "/llmops/adapters":
+            return await self._add_adapter(scope, receive, send)
+        if path == "/v1/models":
+            return await respond_json(send, {"object": "list", "data": self._model_cards()})
+        if path == "/llmops/status":
+            return await respond_json(send, self._status())
+        if path == "/metrics":
+            return await respond(send, 200, [PLAIN_TEXT], self._metrics())
+        return await self._health(path, send)
+
+    # ------------------------------------------------------------ answers
+
+    async def _health(self, path: str, send: Send) -> None:
+        """/healthz: restarting this process would not help. /readyz: completions are answered."""
+        fatal = self.control.keeper.fatal
+        problem = str(fatal) if fatal else self.live.table.down if path == "/readyz" else None
+        await respond_json(
+            send,
+            {"status": "ok"} if problem is None else {"status": "unavailable", "reason": problem},
+            200 if problem is None else 503,
+        )
+
+    async def _add_adapter(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = parse_object(await read_body(scope, receive, self.profile.limits.max_body_bytes))
+        reference = body.get("adapter")
+        if not isinstance(reference, str) or body.keys() != {"adapter"}:
+            raise Refusal(400, 'send {"adapter": "<name, name@digest12, digest or latest>"}', param="adapter")
+        if self.live.table.down is not None:
+            raise Refusal(503, f"{self.live.table.down}; try again shortly", None, "engine_unavailable", 2)
+        try:
+            loaded = await self.control.add_adapter(reference)
+        except LlmopsError as error:
+            raise _refusal_of(error) from None
+        answer = {
+            "model": loaded.record.model_name,
+            "adapter": loaded.record.adapter,
+            "proof": proof_fields(loaded.proof),
+        }
+        await respond_json(send, answer)
+
+    def _model_cards(self) -> list[dict[str, Any]]:
+        table = self.live.table
+        public = {name: route.target for name, route in table.names.items() if route.target is not None}
+        return [self._card(name, target) for name, target in {**public, **table.operator}.items()]
+
+    def _model_card(self, name: str) -> dict[str, Any]:
+        return self._card(name, self.live.table.resolve(name))
+
+    def _card(self, name: str, target: Target) -> dict[str, Any]:
+        return {
+            "id": name, "object": "model", "created": self.started_at, "owned_by": "llmops",
+            "root": target.engine_name, "max_model_len": self.profile.max_model_tokens,
+        }  # fmt: skip
+
+    def _status(self) -> dict[str, Any]:
+        """What serves now; `engine`, `base` and `adapters` are empty while the engine is away."""
+        table = self.live.table
+        status: dict[str, Any] = {
+            "pid": os.getpid(), "down": table.down, "engine": None, "engine_process": None, "base": None,
+            "adapters": [],
+            "routes": {"version": table.version, "names": {name: _route_status(r) for name, r in table.names.items()}},
+            "n_requests": self.relay.n_running, "n_log_lines_lost": self.log.n_lost,
+        }  # fmt: skip
+        try:
+            fleet = self.control.fleet
+        except LlmopsError:
+            return status
+        base = fleet.session.base
+        status["engine"] = fleet.session.signature.to_pairs()
+        status["base"] = {
+            "model": base.model_name,
+            "digest": base.digest,
+            "prompt_contract": base.contract.digest(),
+        }
+        process = fleet.session.process
+        status["engine_process"] = {"pid": process.pid, "url": process.url, "log": str(process.log_path)}
+        status["adapters"] = [self._adapter_status(entry) for entry in fleet.loaded]
+        return status
+
+    def _adapter_status(self, entry: Loaded) -> dict[str, Any]:
+        return {
+            "model": entry.record.model_name, "adapter": entry.record.adapter, "proof": proof_fields(entry.proof),
+            "prompt_contract": entry.record.prompt_contract, "n_requests": self.live.in_flight[entry.record.adapter],
+        }  # fmt: skip
+
+    def _metrics(self) -> bytes:
+        self.metrics.in_flight.set(self.relay.n_running)
+        self.metrics.engine_up.set(self.live.table.down is None)
+        self.metrics.route_version.set(self.live.table.version)
+        self.metrics.log_lost.set(self.log.n_lost)
+        return self.metrics.render()
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        """Under `uvicorn --factory`, which has to be told the profile's host and port: a start that fails ends the server."""
+        await receive()
+        url = f"http://{self.profile.host}:{self.profile.port}"
+        try:
+            with serve_lock(self._workspace) as lock:
+                tell_owner(lock, url)
+                await self.start()
+                announce_running(self._workspace, url, self.control.fleet.session.signature)
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+                await self.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+        except LlmopsError as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+
+
+def _route_status(route: Route) -> dict[str, Any]:
+    return {
+        "adapter": route.adapter, "model": route.target.engine_name if route.target else None, "release": route.release,
+        "ok": route.target is not None, "reason": route.reason,
+    }  # fmt: skip
+
+
+def _refusal_of(error: LlmopsError) -> Refusal:
+    """An error of control as an HTTP answer."""
+    if isinstance(error, BadRequest):
+        return Refusal(404 if "no such adapter" in str(error) else 400, str(error), param="adapter")
+    if isinstance(error, ProofFailed):
+        return Refusal(422, f"{error} ({proof_fields(error.proof)})", param="adapter", code="proof_failed")
+    if isinstance(error, InvalidEvidence):
+        return Refusal(422, str(error), param="adapter", code="invalid_evidence")
+    if isinstance(error, EngineFailed):
+        return Refusal(502, str(error), code="engine_failed")
+    return Refusal(503 if isinstance(error, CouldNotRun) else 500, str(error), retry_after_s=5)
+
+
+def _require_json(scope: Scope) -> None:
+    kind = header(scope, b"content-type") or b""
+    if kind.partition(b";")[0].strip().lower() != b"application/json":
+        raise Refusal(415, "send the header Content-Type: application/json", code="unsupported_media_type")
+
+
+def _require_own_host(scope: Scope) -> None:
+    """Refuse a Host that is not this machine: a web page whose name was made to point here (DNS rebinding)."""
+    host = (header(scope, b"host") or b"localhost").decode("latin-1")
+    name = (
+        host[: host.index("]") + 1].strip("[]")
+        if host.startswith("[") and "]" in host
+        else host.partition(":")[0]
+    )
+    if not is_loopback(name.lower()):
+        raise Refusal(
+            403,
+            f"Host {host[:100]!r} is not this machine; ask at 127.0.0.1 or localhost",
+            code="foreign_host",
+        )

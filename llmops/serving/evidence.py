@@ -1,0 +1,125 @@
+"""What must hold before a name may move or serve, read from ledger and store. Blocking: the gateway runs it in threads."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+from llmops.errors import InvalidEvidence, ReleaseRefused
+from llmops.ledger import Anchor, Event
+from llmops.records import AdapterRecord, Decision, EngineSignature, Release, short
+from llmops.registry.adapters import Registry
+from llmops.registry.releases import (
+    RELEASE_KINDS,
+    NameState,
+    fold_releases,
+    require_same_baseline,
+    require_same_engine,
+    verify_release,
+)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A public name whose releases cannot be read: what its last activation named, and why it cannot be trusted."""
+
+    adapter: str
+    release: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The ledger at the gateway's start, by public name.
+
+    `unanswered` requests stand oldest first; `chain_fault` is why the ledger itself cannot be trusted.
+    """
+
+    states: dict[str, NameState]
+    broken: dict[str, Broken]
+    unanswered: tuple[Event, ...]
+    chain_fault: str | None
+    last_seq: int
+
+
+def replay(registry: Registry) -> Replay:
+    """Check the ledger's chain and fold it, one name apart from the other: a damaged release stops its own name only."""
+    fault = None
+    try:
+        registry.ledger.verify(_anchors(registry))
+    except InvalidEvidence as error:
+        fault = str(error)
+    events = registry.ledger.events(*RELEASE_KINDS)
+    by_name: dict[str, list[Event]] = {}
+    for event in events:
+        by_name.setdefault(str(event.body["public_name"]), []).append(event)
+    states: dict[str, NameState] = {}
+    broken: dict[str, Broken] = {}
+    for name, about in by_name.items():
+        try:
+            states[name] = fold_releases(registry.store, about)[name]
+        except InvalidEvidence as error:
+            active = [e for e in about if e.kind == "release.activated"]
+            if active:
+                last = active[-1].body
+                broken[name] = Broken(str(last["adapter"]), str(last["release"]), str(error))
+    answered = {e.body["release"] for e in events if e.kind != "release.requested"}
+    unanswered = tuple(
+        e for e in events if e.kind == "release.requested" and e.body["release"] not in answered
+    )
+    return Replay(states, broken, unanswered, fault, events[-1].seq if events else 0)
+
+
+def _anchors(registry: Registry) -> list[Anchor]:
+    """The ledger heads in all release records that can be read; one that cannot stops its own name elsewhere."""
+    anchors = []
+    for digest in registry.store.digests("release_record"):
+        with suppress(InvalidEvidence):
+            r = registry.store.get_record(Release, digest)
+            anchors.append(
+                Anchor(r.ledger_seq, r.ledger_head, f"the release of {r.public_name} at {r.created_at}")
+            )
+    return anchors
+
+
+def check_champion(registry: Registry, release: Release, engine: EngineSignature) -> AdapterRecord:
+    """Everything a name in force stands on, byte by byte; returns its adapter.
+
+    Raises:
+        InvalidEvidence: something is missing or was altered.
+        ReleaseRefused: its decision does not pass, or was measured on another engine than this one.
+    """
+    record = verify_release(registry, release)
+    if release.decision is not None:
+        decision = registry.store.get_record(Decision, release.decision)
+        require_same_engine(decision, engine, release.public_name)
+    return record
+
+
+def check_request(
+    registry: Registry, release: Release, state: NameState, engine: EngineSignature
+) -> AdapterRecord:
+    """Whether a requested release may be carried out on this state of its name; returns the adapter to route to.
+
+    Raises:
+        InvalidEvidence: something it stands on is missing or was altered.
+        ReleaseRefused: the champion changed since it was requested or decided, or the engine is not the measured one.
+    """
+    name = release.public_name
+    if release.replaces != state.champion_adapter:
+        raise ReleaseRefused(
+            f"release {name}: requested to replace {_short(release.replaces)}, but the champion is now "
+            f"{_short(state.champion_adapter)}; ask again"
+        )
+    if release.kind == "rollback" and (state.previous is None or state.previous.adapter != release.adapter):
+        raise ReleaseRefused(
+            f"release {name}: {short(release.adapter)} is not the champion before the present one; ask again"
+        )
+    record = check_champion(registry, release, engine)
+    if release.kind == "promote" and release.decision is not None:
+        require_same_baseline(registry.store.get_record(Decision, release.decision), state)
+    return record
+
+
+def _short(digest: str | None) -> str:
+    return short(digest) if digest else "none"

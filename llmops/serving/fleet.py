@@ -1,0 +1,185 @@
+"""The adapters in one engine session: loaded under immutable names, proved before anything is routed to them, retired.
+
+Slots are few. When one is needed, the adapter that matters least goes: first those no name stands for, oldest first, then
+previous champions; champions never, and nothing while requests run on it. On engines whose slots are never given back
+(vLLM on a CPU, see `EngineSpec.unload_frees_slot`) nothing is retired: `SlotsUsedUp` asks for another engine session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from llmops.chat import require_same_contract
+from llmops.engines.proof import Proof, prove, rounding_nats
+from llmops.errors import BadRequest, CouldNotRun, EngineFailed, InvalidEvidence, LlmopsError
+from llmops.records import AdapterRecord, short
+from llmops.registry.adapters import Registry
+from llmops.serving.routes import Live, Target
+from llmops.serving.session import Session
+
+BUSY_WAIT_S = 30.0
+_BUSY_POLL_S = 0.05
+
+log = logging.getLogger("llmops.serving")
+
+Weight = Callable[[str], int]
+"""How much an adapter (digest) matters: 0 nothing stands on it, 1 a previous champion, 2 a champion."""
+
+
+class SlotsUsedUp(LlmopsError):
+    """This engine session can take no further adapter; a new one could."""
+
+
+class ProofFailed(InvalidEvidence):
+    """The engine does not compute what the trainer computed; carries the numbers."""
+
+    def __init__(self, message: str, proof: Proof) -> None:
+        """Keep the proof."""
+        super().__init__(message)
+        self.proof = proof
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An adapter that is loaded and proved in this session."""
+
+    record: AdapterRecord
+    target: Target
+    proof: Proof
+
+
+class Fleet:
+    """The adapters of one session. One change at a time: the caller holds the lock."""
+
+    def __init__(self, session: Session, registry: Registry, live: Live) -> None:
+        """Begin with the base alone."""
+        self.session = session
+        self._registry = registry
+        self._live = live
+        self._loaded: dict[str, Loaded] = {}
+        self._n_used = 0  # slots taken since the engine started
+
+    def get(self, digest: str) -> Loaded | None:
+        """The loaded adapter with that digest."""
+        return self._loaded.get(digest)
+
+    @property
+    def loaded(self) -> list[Loaded]:
+        """What is loaded and proved, oldest first."""
+        return list(self._loaded.values())
+
+    def operator_names(self) -> dict[str, Target]:
+        """The base and loaded adapters by immutable name."""
+        base = self.session.base_target
+        return {base.engine_name: base} | {
+            entry.record.model_name: entry.target for entry in self._loaded.values()
+        }
+
+    async def load(self, record: AdapterRecord, weight: Weight) -> Loaded:
+        """Load and prove an adapter whose files were verified, and publish its operator name.
+
+        Raises:
+            InvalidEvidence: another base, another prompt contract, or the proof failed (`ProofFailed`); nothing is routed.
+            SlotsUsedUp: see above.
+            BadRequest: its rank is too large, or every slot holds a champion.
+            EngineFailed: the engine refused it or is gone.
+        """
+        if (found := self._loaded.get(record.adapter)) is not None:
+            return found
+        contract = await asyncio.to_thread(self._registry.contract, record)
+        self._require_fit(record)
+        require_same_contract(contract, self.session.base.contract, f"adapter {record.model_name}")
+        await self._make_room(weight)
+        path = await asyncio.to_thread(self._registry.store.path, "adapter", record.adapter)
+        self._n_used += 1
+        await self.session.client.load_adapter(record.model_name, path)
+        target = Target(record.model_name, record.adapter, contract, self.session.engine_digest)
+        entry = Loaded(record, target, await self._proved(record))
+        self._loaded[record.adapter] = entry
+        self._publish()
+        return entry
+
+    async def _proved(self, record: AdapterRecord) -> Proof:
+        client, base = self.session.client, self.session.base.model_name
+        started = time.monotonic()
+        try:
+            probes = await asyncio.to_thread(self._registry.probes, record)
+            proof = await prove(
+                client, base, record.model_name, probes, rounding_nats(self.session.signature)
+            )
+            if not proof.passed:
+                raise ProofFailed(
+                    f"adapter {record.model_name} is not applied by the engine: {proof.reason}", proof
+                )
+        except LlmopsError:
+            await self._forget(record.model_name)
+            raise
+        log.info("adapter %s loaded and proved in %.2f s", record.model_name, time.monotonic() - started)
+        body = {"adapter": record.adapter, "engine": self.session.engine_digest}
+        await asyncio.to_thread(self._registry.ledger.append, "adapter.proved", body)
+        return proof
+
+    def _require_fit(self, record: AdapterRecord) -> None:
+        base, spec = self.session.base, self.session.spec
+        if record.base != base.digest:
+            raise InvalidEvidence(
+                f"adapter {record.model_name}: trained on base {short(record.base)}, this engine serves {short(base.digest)}; "
+                "serve its own base"
+            )
+        if record.lora_rank > spec.max_lora_rank:
+            raise BadRequest(
+                f"adapter {record.model_name}: rank {record.lora_rank} is over max_lora_rank {spec.max_lora_rank}; "
+                "raise it in the serving profile"
+            )
+
+    async def _make_room(self, weight: Weight) -> None:
+        spec = self.session.spec
+        if not spec.unload_frees_slot:
+            if self._n_used >= spec.max_adapters:
+                raise SlotsUsedUp(f"all {spec.max_adapters} adapter slots of this engine session are used up")
+            return
+        while len(self._loaded) >= spec.max_adapters:
+            victim = await self._idle_victim(weight)
+            # No name may find it from here on; `await`s come after.
+            del self._loaded[victim.record.adapter]
+            self._publish()
+            await self._forget(victim.record.model_name)
+            log.info("adapter %s retired to free its slot", victim.record.model_name)
+
+    async def _idle_victim(self, weight: Weight) -> Loaded:
+        deadline = time.monotonic() + BUSY_WAIT_S
+        while True:
+            ranked = sorted(self._loaded.values(), key=lambda entry: weight(entry.record.adapter))
+            spare = [entry for entry in ranked if weight(entry.record.adapter) < 2]
+            if not spare:
+                raise BadRequest(
+                    f"serving: all {len(ranked)} adapter slots hold champions; raise `slots` in the serving profile"
+                )
+            for entry in spare:
+                if not self._live.in_flight[entry.target.digest]:
+                    return entry
+            if time.monotonic() > deadline:
+                raise CouldNotRun(
+                    f"serving: no adapter slot fell idle within {BUSY_WAIT_S:g} s; try again, or raise `slots`"
+                )
+            await asyncio.sleep(_BUSY_POLL_S)
+
+    async def _forget(self, name: str) -> None:
+        try:
+            await self.session.client.unload_adapter(name)
+        except (EngineFailed, BadRequest) as error:
+            log.warning("adapter %s could not be unloaded: %s", name, error)
+
+    def _publish(self) -> None:
+        self._live.table = self._live.table.with_operator(self.operator_names())
+
+
+def proof_fields(proof: Proof) -> dict[str, Any]:
+    """The proof's fields as JSON values (not-a-number becomes null)."""
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(proof).items()}

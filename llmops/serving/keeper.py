@@ -1,0 +1,195 @@
+"""Keeps an engine under the gateway: starts it, sees it die or hang, starts it again with what the names need.
+
+An engine session is also renewed when it has no slot left to give (`fleet.SlotsUsedUp`). While there is no session the
+route table is down: every completion is answered 503 with Retry-After.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from llmops.errors import BadRequest, EngineFailed, LlmopsError
+from llmops.records import AdapterRecord
+from llmops.registry.adapters import Registry
+from llmops.registry.bases import Base
+from llmops.serving.fleet import Fleet, Loaded, SlotsUsedUp, Weight
+from llmops.serving.profile import ServeProfile, engine_spec
+from llmops.serving.routes import Live
+from llmops.serving.session import start_session
+from llmops.settings import Workspace
+
+WATCH_S = 0.25
+HEALTH_EVERY_S = 5.0
+MAX_UNHEALTHY = 3
+RESTART_WAITS_S = (0.0, 1.0, 2.0, 4.0, 8.0)  # before each try to start a dead engine again
+STABLE_S = 60.0  # an engine that lived this long has all its tries back
+
+log = logging.getLogger("llmops.serving")
+
+Restore = Callable[[tuple[AdapterRecord, ...]], Awaitable[None]]
+"""Makes a new session serve what the names need, then those adapters as far as there is room."""
+
+
+class Keeper:
+    """The one engine of a gateway, across its sessions."""
+
+    def __init__(self, profile: ServeProfile, workspace: Workspace, registry: Registry, live: Live) -> None:
+        """Prepare; `open` starts the engine. Set `restore` and `on_fatal` before."""
+        self.fatal: LlmopsError | None = None
+        self.on_fatal: Callable[[], None] = lambda: None
+        self.restore: Restore | None = None
+        self.ready = asyncio.Event()
+        self._profile = profile
+        self._workspace = workspace
+        self._registry = registry
+        self._live = live
+        self._base: Base | None = None
+        self._fleet: Fleet | None = None
+        self._work = asyncio.Lock()  # held by whoever loads adapters or replaces the session
+        self._n_tries = 0  # starts since the engine was last stable
+        self._opened_at = 0.0
+
+    @property
+    def fleet(self) -> Fleet:
+        """The adapters of the running session.
+
+        Raises:
+            EngineFailed: there is none at the moment.
+        """
+        if self._fleet is None:
+            raise self.fatal or EngineFailed("serving: the engine is not running; it is being started")
+        return self._fleet
+
+    async def open(self, base: Base) -> None:
+        """Start the first session.
+
+        Raises:
+            EngineFailed, BadRequest: as `start_session`.
+        """
+        self._base = base
+        await self._begin()
+
+    async def close(self) -> None:
+        """Stop the engine."""
+        self.ready.clear()
+        fleet, self._fleet = self._fleet, None
+        if fleet is not None:
+            await fleet.session.close()
+
+    async def load(self, record: AdapterRecord, weight: Weight) -> Loaded:
+        """The adapter, loaded and proved; at once when it is already, else after whatever that takes.
+
+        Raises:
+            LlmopsError: see `Fleet.load`.
+        """
+        if self._fleet is not None and (found := self._fleet.get(record.adapter)) is not None:
+            return found
+        async with self._work:
+            try:
+                return await self.fleet.load(record, weight)
+            except SlotsUsedUp as error:
+                n_needed = sum(weight(entry.record.adapter) == 2 for entry in self.fleet.loaded)
+                if n_needed >= self.fleet.session.spec.max_adapters:
+                    raise BadRequest(
+                        f"serving: {error}, all by champions; raise `slots` in the serving profile"
+                    ) from None
+                log.info("%s: restarting the engine to get new ones", error)
+            await self._renew("the engine is being restarted to free its adapter slots", ())
+            return await self.fleet.load(record, weight)
+
+    async def load_if_room(self, record: AdapterRecord, weight: Weight) -> Loaded:
+        """As `load`, but never restarts the engine for it.
+
+        Raises:
+            LlmopsError: see `Fleet.load`.
+        """
+        async with self._work:
+            return await self.fleet.load(record, weight)
+
+    async def watch(self) -> None:
+        """Replace the engine whenever it died or hangs, until told to stop or all tries are used."""
+        n_unhealthy, asked_at = 0, time.monotonic()
+        while self.fatal is None:
+            await asyncio.sleep(WATCH_S)
+            fleet = self._fleet
+            if fleet is None or self._work.locked():
+                continue
+            if time.monotonic() - asked_at > HEALTH_EVERY_S and fleet.session.process.alive():
+                n_unhealthy = 0 if await fleet.session.client.healthy() else n_unhealthy + 1
+                asked_at = time.monotonic()
+            if not fleet.session.process.alive():
+                await self._recover(fleet, fleet.session.process.last_words("while serving"))
+            elif n_unhealthy >= MAX_UNHEALTHY:
+                await self._recover(
+                    fleet, f"serving: the engine did not answer /health {n_unhealthy} times; restarting it"
+                )
+                n_unhealthy = 0
+
+    async def _recover(self, dead: Fleet, problem: str) -> None:
+        async with self._work:
+            if self._fleet is not dead:
+                return
+            log.error(problem)
+            if time.monotonic() - self._opened_at > STABLE_S:
+                self._n_tries = 0
+            try:
+                records = tuple(entry.record for entry in dead.loaded)
+                await self._renew("the engine is gone and is being restarted", records, drain=False)
+            except LlmopsError as error:
+                self.fatal = error
+                log.error("the engine cannot be brought back: %s", error)
+                self._live.table = self._live.table.with_down(
+                    f"the engine is gone and could not be restarted: {error}"
+                )
+                self.on_fatal()
+
+    async def _renew(self, reason: str, records: tuple[AdapterRecord, ...], drain: bool = True) -> None:
+        """Another session in place of this one.
+
+        Raises:
+            LlmopsError: the last failure, when all tries are used; an engine that dies soon after its start uses them too.
+        """
+        assert self.restore is not None
+        self._live.table = self._live.table.with_down(reason)
+        if drain:
+            self._n_tries = 0
+            await self._drain()
+        await self.close()
+        failure: LlmopsError = EngineFailed(
+            f"serving: the engine died {self._n_tries} times soon after its start; see its log"
+        )
+        while self._n_tries < len(RESTART_WAITS_S):
+            await asyncio.sleep(RESTART_WAITS_S[self._n_tries])
+            self._n_tries += 1
+            try:
+                await self._begin()
+                await self.restore(records)
+            except LlmopsError as error:
+                failure = error
+                log.error("%s", error)
+                await self.close()
+            else:
+                self._live.table = self._live.table.with_down(None)
+                return
+        raise failure
+
+    async def _begin(self) -> None:
+        assert self._base is not None
+        spec = engine_spec(self._profile, self._base)
+        log.info("engine %s is starting on %s", spec.kind, spec.device)
+        session = await start_session(
+            spec, self._base, self._workspace, self._profile.timeouts.engine_start_s
+        )
+        self._fleet = Fleet(session, self._registry, self._live)
+        self._opened_at = time.monotonic()
+        self._live.engine_url = session.process.url
+        self._live.table = self._live.table.with_operator(self._fleet.operator_names())
+        self.ready.set()
+
+    async def _drain(self) -> None:
+        deadline = time.monotonic() + self._profile.timeouts.drain_s
+        while self._live.in_flight.total() and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)

@@ -1,0 +1,205 @@
+"""The relay: one completion request from a client to the engine and its answer back.
+
+A client that leaves ends the engine's work at once, whether it waits for the first token, reads a stream, or waits for a
+whole answer: its connection is watched beside the work, and the work is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+
+from llmops.serving.exchange import Exchange, engine_refusal
+from llmops.serving.http import (
+    JSON_TYPE,
+    ClientGone,
+    Header,
+    Receive,
+    Refusal,
+    Scope,
+    Send,
+    header,
+    parse_object,
+    read_body,
+    respond,
+)
+from llmops.serving.metrics import Metrics
+from llmops.serving.profile import Limits
+from llmops.serving.request_log import Entry, RequestLog
+from llmops.serving.requests import check
+from llmops.serving.routes import Live
+
+KEEPALIVE_S = 3.0  # below the 5 s after which vLLM closes an idle connection
+CLIENT_CLOSED = 499
+LOST = "engine_lost"
+
+
+class Relay:
+    """Answers /v1/chat/completions and /v1/completions."""
+
+    def __init__(
+        self, live: Live, limits: Limits, answer_s: float, log: RequestLog, metrics: Metrics
+    ) -> None:
+        """Relay by the table in `live`; `answer_s` bounds one answer. Call `open` in the event loop."""
+        self._live = live
+        self._limits = limits
+        self._timeout = aiohttp.ClientTimeout(total=answer_s, sock_connect=5)
+        self._log = log
+        self._metrics = metrics
+        self._session: aiohttp.ClientSession | None = None
+        self.n_running = 0
+
+    def open(self) -> None:
+        """Make the connection pool to the engine."""
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S)
+        self._session = aiohttp.ClientSession(
+            connector=connector, timeout=self._timeout, auto_decompress=False
+        )
+
+    async def close(self) -> None:
+        """Close the pool; what still runs on it fails."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def complete(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, and log and count it whatever becomes of it."""
+        entry = Entry(request_id(scope), scope["path"], time.perf_counter())
+        headers: list[Header] = [(b"x-request-id", entry.request_id.encode())]
+        self.n_running += 1
+        try:
+            await self._complete(scope, receive, send, (entry, headers))
+        except Refusal as refusal:
+            entry.status, entry.error = refusal.status, str(refusal)
+            await respond(send, refusal.status, [JSON_TYPE, *headers, *refusal.headers()], refusal.body())
+        except ClientGone:
+            entry.status, entry.error = CLIENT_CLOSED, "the client left"
+        except asyncio.CancelledError:
+            entry.status, entry.error = 503, "serving stopped before the answer was whole"
+            raise
+        finally:
+            self.n_running -= 1
+            entry.end()
+            self._log.add(entry)
+            self._metrics.observe(entry)
+
+    async def _complete(
+        self, scope: Scope, receive: Receive, send: Send, notes: tuple[Entry, list[Header]]
+    ) -> None:
+        entry, headers = notes
+        if self.n_running > self._limits.max_requests:
+            raise Refusal(
+                429, f"{self._limits.max_requests} requests are under way; try again", None, "busy", 1
+            )
+        body = await read_body(scope, receive, self._limits.max_body_bytes)
+        call = check(parse_object(body), scope["path"].endswith("/chat/completions"), self._limits)
+        table = self._live.table
+        entry.stream = call.stream
+        entry.model = call.asked[:200]
+        headers.append(table.version_header)
+        entry.route_version = table.version
+        target = table.resolve(call.asked)
+        entry.known = True
+        entry.answered_by = target.digest
+        headers.extend(target.headers)
+        self._live.in_flight[target.digest] += 1
+        try:
+            exchange = Exchange(call, target, entry, headers, send)
+            async with until_gone(receive):
+                whole = await self._ask(scope["path"], exchange)
+            await exchange.finish(whole)
+        finally:
+            self._live.in_flight[target.digest] -= 1
+
+    async def _ask(self, path: str, exchange: Exchange) -> bytes | None:
+        """Ask the engine; a stream is relayed here and gives None, else the whole body to send.
+
+        Raises:
+            Refusal: the engine refused, is gone, or took too long; nothing was sent to the client yet.
+        """
+        retry = True
+        while True:
+            try:
+                return await self._ask_once(path, exchange)
+            except aiohttp.ServerDisconnectedError:
+                if retry and not exchange.started:
+                    retry = False  # an idle connection that the engine had closed; it did not see the request
+                    continue
+                failure = Refusal(
+                    502, "the engine closed the connection before the answer was whole", code=LOST
+                )
+            except aiohttp.ClientConnectorError:
+                failure = Refusal(
+                    503, "the engine is not reachable; try again shortly", None, "engine_unavailable", 2
+                )
+            except TimeoutError:
+                failure = Refusal(
+                    504, f"no whole answer within {self._timeout.total:g} s", code="engine_timeout"
+                )
+            except (aiohttp.ClientError, OSError) as error:
+                failure = Refusal(
+                    502,
+                    f"the engine was lost before the answer was whole ({type(error).__name__})",
+                    code=LOST,
+                )
+            if not exchange.started:
+                raise failure
+            await exchange.break_off(failure)
+            return None
+
+    async def _ask_once(self, path: str, exchange: Exchange) -> bytes | None:
+        assert self._session is not None
+        headers = {"content-type": "application/json"}
+        async with self._session.post(
+            self._live.engine_url + path, data=exchange.data, headers=headers
+        ) as answer:
+            if answer.status == 200 and exchange.call.stream:
+                await exchange.begin()
+                async for data in answer.content.iter_any():
+                    await exchange.relay(data)
+                return None
+            body = await answer.read()
+        if answer.status != 200:
+            raise engine_refusal(answer.status, body)
+        return exchange.whole(body)
+
+
+@asynccontextmanager
+async def until_gone(receive: Receive) -> AsyncIterator[None]:
+    """Run the block, but cancel it as soon as the client leaves.
+
+    Raises:
+        ClientGone: it left.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left = True
+        task.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if left and task.uncancel() == 0:
+            raise ClientGone from None
+        raise
+    finally:
+        watcher.cancel()
+
+
+def request_id(scope: Scope) -> str:
+    """The client's x-request-id when it is short and plain, else a new one."""
+    given = header(scope, b"x-request-id")
+    if given and len(given) <= 128 and given.isascii() and given.decode().isprintable():
+        return given.decode()
+    return uuid.uuid4().hex

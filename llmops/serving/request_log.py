@@ -1,0 +1,123 @@
+"""The request log: one JSON line for every completion asked for, also when it failed or its client left.
+
+The hot path only appends to a list; a task writes what has gathered ten times a second and at the end, in a thread. The
+file is opened for each write, so it may be rotated by renaming it. Prompts and answers are never written here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from llmops.settings import now
+
+FLUSH_INTERVAL_S = 0.1
+MAX_WAITING = 50_000
+
+log = logging.getLogger("llmops.serving")
+
+
+@dataclass
+class Entry:
+    """One request, filled in while it runs; field names are those of the log's lines."""
+
+    request_id: str
+    path: str
+    started: float  # time.perf_counter()
+    known: bool = False  # the model that was asked for exists
+    model: str | None = None
+    answered_by: str | None = None
+    route_version: int | None = None
+    status: int = 500
+    stream: bool = False
+    n_prompt_tokens: int | None = None
+    n_completion_tokens: int | None = None
+    ttft_ms: float | None = None
+    duration_ms: float | None = None
+    error: str | None = None
+
+    def first_token(self) -> None:
+        """Note that the engine's first piece of the answer has come."""
+        if self.ttft_ms is None:
+            self.ttft_ms = self._elapsed_ms()
+
+    def usage(self, usage: dict[str, Any]) -> None:
+        """Take the token counts of an OpenAI usage object."""
+        self.n_prompt_tokens = usage.get("prompt_tokens")
+        self.n_completion_tokens = usage.get("completion_tokens")
+
+    def end(self) -> None:
+        """Note that the request is over."""
+        self.duration_ms = self._elapsed_ms()
+
+    def line(self) -> dict[str, Any]:
+        """The log's line."""
+        fields = {name: value for name, value in self.__dict__.items() if name not in ("started", "known")}
+        return {"at": now(), **fields}
+
+    def _elapsed_ms(self) -> float:
+        return round((time.perf_counter() - self.started) * 1000, 2)
+
+
+class RequestLog:
+    """Writer of one log file. What cannot be written (a full disk) is kept up to a bound, then counted as lost."""
+
+    def __init__(self, path: Path) -> None:
+        """Write to `path`, whose folder is made."""
+        self.path = path
+        self.n_lost = 0
+        self._waiting: list[dict[str, Any]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._failing = False
+
+    def start(self) -> None:
+        """Begin to write what comes in."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._task = asyncio.create_task(self._run())
+
+    def add(self, entry: Entry) -> None:
+        """Queue one request's line; never waits."""
+        if len(self._waiting) >= MAX_WAITING:
+            self.n_lost += 1
+            return
+        self._waiting.append(entry.line())
+
+    async def stop(self) -> None:
+        """Write all that waits and end."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        await self._flush()
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_INTERVAL_S)
+            if self._waiting:
+                await asyncio.shield(self._flush())
+
+    async def _flush(self) -> None:
+        lines, self._waiting = self._waiting, []
+        if not lines:
+            return
+        try:
+            await asyncio.to_thread(self._write, lines)
+            self._failing = False
+        except OSError as error:
+            if not self._failing:
+                log.error("request log %s: cannot be written (%s); free space", self.path, error.strerror)
+            self._failing = True
+            keep = MAX_WAITING - len(self._waiting)
+            self.n_lost += max(0, len(lines) - keep)
+            self._waiting = lines[-keep:] + self._waiting if keep > 0 else self._waiting
+
+    def _write(self, lines: list[dict[str, Any]]) -> None:
+        data = b"".join(orjson.dumps(line) + b"\n" for line in lines)
+        with self.path.open("ab") as file:
+            file.write(data)

@@ -1,0 +1,186 @@
+"""`llmops serve` and `llmops stop`: the gateway as a process, from the port and lock to the last log line.
+
+Imports nothing of the gateway until it serves: other commands ask here whether something runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmops.errors import CouldNotRun
+from llmops.serving.lock import Running, announce_running, running, serve_lock, stop, tell_owner
+from llmops.settings import Workspace
+
+if TYPE_CHECKING:
+    from llmops.serving.app import Gateway
+    from llmops.serving.profile import ServeProfile
+
+__all__ = ["Running", "build_app", "running", "serve", "stop"]
+
+BACKLOG = 2048
+
+log = logging.getLogger("llmops.serving")
+
+
+def build_app(profile: ServeProfile, workspace: Workspace) -> Gateway:
+    """The gateway as an ASGI application; its lifespan starts and stops the engine."""
+    from llmops.serving.app import Gateway
+
+    return Gateway(profile, workspace)
+
+
+def serve(
+    profile: Path | ServeProfile,
+    workspace: Workspace,
+    port: int | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then finish running requests and return.
+
+    Args:
+        profile: a profile or its YAML file.
+        workspace: whose ledger decides what the names stand for.
+        port: instead of the profile's; 0 takes a free one.
+        announce: called once with the address when completions are answered.
+
+    Raises:
+        ConfigError: the profile says something wrong.
+        CouldNotRun: another serve runs in this workspace, or the port is taken; before anything heavy.
+        EngineFailed: the engine did not start, or died and could not be brought back.
+    """
+    from llmops.serving.profile import load_profile
+
+    chosen = load_profile(profile) if isinstance(profile, Path) else profile
+    if port is not None:
+        chosen = chosen.model_copy(update={"port": port})
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    with serve_lock(workspace) as lock, bind(chosen.host, chosen.port) as listener:
+        url = url_of(listener)
+        tell_owner(lock, url)
+        asyncio.run(_Service(chosen, workspace, listener, url).run(announce or (lambda _url: None)))
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; connections wait in it until the gateway takes them.
+
+    Raises:
+        CouldNotRun: the port is taken, or may not be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise CouldNotRun(
+            f"serve: port {port} on {host}: {error.strerror}; stop what uses it, or choose another port"
+        ) from None
+    listener.setblocking(False)
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """The address of a listening socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class _Service:
+    """One run of the gateway under uvicorn, with signals of its own: uvicorn's would end the process with them."""
+
+    def __init__(
+        self, profile: ServeProfile, workspace: Workspace, listener: socket.socket, url: str
+    ) -> None:
+        self._workspace = workspace
+        self._listener = listener
+        self._url = url
+        self._gateway = build_app(profile, workspace)
+        self._server = _server(self._gateway, profile.timeouts.drain_s)
+        self._stop = asyncio.Event()
+
+    async def run(self, announce: Callable[[str], None]) -> None:
+        """Serve until told to stop."""
+        self._take_signals()
+        keeper = self._gateway.control.keeper
+        keeper.on_fatal = self._stop.set
+        answering = asyncio.create_task(self._server.serve(sockets=[self._listener]))
+        starting = asyncio.create_task(self._gateway.start())
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            # Until the engine is up the port answers already: 503 with the reason.
+            await asyncio.wait({answering, starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                await starting
+                await self._announce(announce)
+                await asyncio.wait({answering, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await self._end(answering, starting)
+            stopping.cancel()
+        if keeper.fatal is not None:
+            raise keeper.fatal
+
+    async def _announce(self, announce: Callable[[str], None]) -> None:
+        session = self._gateway.control.fleet.session
+        body = {"url": self._url, "engine": session.engine_digest, "base": session.base.digest}
+        await asyncio.to_thread(self._gateway.control.registry.ledger.append, "serve.started", body)
+        announce_running(self._workspace, self._url, session.signature)
+        announce(self._url)
+
+    async def _end(self, answering: asyncio.Task[None], starting: asyncio.Task[None]) -> None:
+        """Take no more requests, finish those that run, then stop the rest."""
+        was_up = self._workspace.serve_file.is_file()
+        self._workspace.serve_file.unlink(missing_ok=True)
+        self._server.should_exit = True
+        await asyncio.gather(answering, return_exceptions=True)
+        if starting.done() and starting.exception() is None:
+            await self._gateway.stop()
+        else:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+        if was_up:
+            body = {"url": self._url}
+            await asyncio.to_thread(self._gateway.control.registry.ledger.append, "serve.stopped", body)
+
+    def _take_signals(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, self._told_to_stop)
+
+    def _told_to_stop(self) -> None:
+        """The first signal lets running requests finish, the second cuts them off."""
+        if self._stop.is_set():
+            self._server.force_exit = True
+        self._stop.set()
+
+
+def _server(gateway: Gateway, drain_s: float) -> Any:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        def capture_signals(self) -> Any:
+            return nullcontext()
+
+    config = uvicorn.Config(
+        gateway,
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        ws="none",
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=max(1, round(drain_s)),
+        timeout_keep_alive=75,
+        proxy_headers=False,
+    )
+    return Server(config)
