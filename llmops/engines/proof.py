@@ -8,7 +8,7 @@ token, over all probe tokens:
     effect      |trainer(adapter) - trainer(base)|      what the adapter does
     base_gap    |engine(base) - trainer(base)|          what its arithmetic does by itself
     engine_gap  |engine(adapter) - trainer(adapter)|
-    ratio       (engine_gap - base_gap) / effect        the part of the effect that is missing, rounding taken off
+    ratio       (engine_gap - base_gap) / effect        the part of it that is missing, rounding taken off
 
 Passes if `ratio` < MISSING_FRAC, `base_gap` < NOISE_FRAC * effect (else nothing could be told apart), and
 `base_gap` is under the rounding one expects of the engine's dtype (else base requests do not get the base).
@@ -152,14 +152,14 @@ def unusable(probes: Probes) -> str | None:
 def _reason(effect: float, base_gap: float, ratio: float, limit_nats: float) -> str | None:
     if base_gap >= limit_nats:
         return (
-            f"requests to the base are not answered by the trainer's base: {base_gap:.3g} nats a token apart, "
+            f"requests to the base do not get the trainer's base: {base_gap:.3g} nats a token apart, "
             f"where rounding explains up to {limit_nats:g}; another base, or an adapter served under its name"
         )
     if base_gap >= NOISE_FRAC * effect:
         return (
-            f"requests to the base differ from the trainer's base by {base_gap:.3g} nats a token, the adapter's "
-            f"whole effect is {effect:.3g}: the adapter answers for the base, or its effect drowns in rounding "
-            "(then serve in float32)"
+            f"requests to the base differ from the trainer's base by {base_gap:.3g} nats a token, the "
+            f"adapter's whole effect is {effect:.3g}: the adapter answers for the base, or its effect drowns "
+            "in rounding (then serve in float32)"
         )
     if ratio >= MISSING_FRAC:
         return (

@@ -90,8 +90,8 @@ def _init(config: Config, _: int) -> str | None:
     if not isinstance(init, str) or init.lower() in PLAIN_INITS:
         return None
     return (
-        f"init_lora_weights {init!r} changes the base's own weights, which vLLM does not do; train with true, or "
-        "save with PEFT's path_initial_model_for_weight_conversion"
+        f"init_lora_weights {init!r} changes the base's own weights, which vLLM does not do; train with "
+        "true, or save with PEFT's path_initial_model_for_weight_conversion"
     )
 
 

@@ -153,8 +153,8 @@ def linear_modules(base_path: Path) -> list[str]:
                 names.add(match[1])
     if not names:
         raise BadRequest(
-            f"engine vllm: {base_path} has no *.safetensors with numbered blocks of linear layers; save the base "
-            "model as safetensors, or name the layers with --lora-target-modules in the engine's extra_args"
+            f"engine vllm: {base_path} has no *.safetensors with numbered blocks of linear layers; save the "
+            "base as safetensors, or name the layers with --lora-target-modules in the engine's extra_args"
         )
     return sorted(names)
 
