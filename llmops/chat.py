@@ -23,7 +23,12 @@ class Tokenizer(Protocol):
     """What is used of a transformers fast tokenizer."""
 
     def apply_chat_template(
-        self, conversation: list[dict[str, str]], *, chat_template: str, tokenize: bool, add_generation_prompt: bool
+        self,
+        conversation: list[dict[str, str]],
+        *,
+        chat_template: str,
+        tokenize: bool,
+        add_generation_prompt: bool,
     ) -> Any:
         """The conversation as one string."""
 
@@ -58,7 +63,9 @@ def read_contract(model_dir: Path, system: str | None = None) -> PromptContract:
         raise ConfigError(f"{model_dir}: has no tokenizer.json; save the model with its fast tokenizer")
     config = _read_json(model_dir / "tokenizer_config.json")
     template_file = model_dir / "chat_template.jinja"
-    template = template_file.read_text(encoding="utf-8") if template_file.is_file() else config.get("chat_template")
+    template = (
+        template_file.read_text(encoding="utf-8") if template_file.is_file() else config.get("chat_template")
+    )
     if not isinstance(template, str):
         raise ConfigError(f"{model_dir}: has no single chat template; add chat_template.jinja")
     return PromptContract(template, sha256_file(tokenizer), _eos_token_ids(model_dir), system)
@@ -120,7 +127,9 @@ def with_system(messages: Sequence[Message], system: str | None) -> tuple[Messag
     return (Message("system", system), *messages)
 
 
-def render(tokenizer: Tokenizer, contract: PromptContract, messages: Sequence[Message], open_answer: bool) -> str:
+def render(
+    tokenizer: Tokenizer, contract: PromptContract, messages: Sequence[Message], open_answer: bool
+) -> str:
     """The conversation as the model reads it; `open_answer` ends it where the assistant starts to write.
 
     Raises:
@@ -136,7 +145,9 @@ def render(tokenizer: Tokenizer, contract: PromptContract, messages: Sequence[Me
     return text
 
 
-def encode_prompt(tokenizer: Tokenizer, contract: PromptContract, messages: Sequence[Message]) -> tuple[int, ...]:
+def encode_prompt(
+    tokenizer: Tokenizer, contract: PromptContract, messages: Sequence[Message]
+) -> tuple[int, ...]:
     """Token ids of a prompt, up to where the assistant starts to write."""
     text = render(tokenizer, contract, messages, open_answer=True)
     return tuple(tokenizer(text, add_special_tokens=False, return_offsets_mapping=False)["input_ids"])
@@ -162,13 +173,15 @@ def encode(tokenizer: Tokenizer, contract: PromptContract, messages: Sequence[Me
         start, stop = len(prefix), len(prefix) + len(messages[i].content)
         if not text.startswith(prefix) or text[start:stop] != messages[i].content:
             raise DataError(
-                f"messages[{i}]: the chat template does not render the answer as written ({messages[i].content[:40]!r}); "
-                "strip outer white space or mend the template"
+                f"messages[{i}]: the chat template does not render the answer as written "
+                f"({messages[i].content[:40]!r}); strip outer white space or mend the template"
             )
         span = [t for t, (low, high) in enumerate(offsets) if low >= start and high <= stop and high > low]
         end = span[-1] + 1 if span else -1
         if not span or end >= len(ids) or ids[end] not in contract.eos_token_ids:
-            raise DataError(f"messages[{i}]: no end token follows the answer; the model would never learn to stop")
+            raise DataError(
+                f"messages[{i}]: no end token follows the answer; the model would never learn to stop"
+            )
         decoded = tokenizer.decode(ids[span[0] : end], skip_special_tokens=False)
         if decoded != messages[i].content:
             raise DataError(f"messages[{i}]: the loss mask decodes to {decoded[:40]!r}, not to the answer")

@@ -11,7 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Column, Connection, Engine, Integer, MetaData, String, Table, Text, create_engine, event, text
+from sqlalchemy import (
+    Column,
+    Connection,
+    Engine,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    create_engine,
+    event,
+    text,
+)
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
@@ -46,7 +58,9 @@ def open_database(url: str) -> Engine:
         if _revision(engine) != HEAD_REVISION:
             _migrate(engine)
     except OperationalError as error:
-        raise CouldNotRun(f"database {url}: cannot be opened ({error.orig}); check the path and its permissions") from error
+        raise CouldNotRun(
+            f"database {url}: cannot be opened ({error.orig}); check the path and its permissions"
+        ) from error
     return engine
 
 
@@ -94,4 +108,6 @@ def _migrate(engine: Engine) -> None:
         try:
             command.upgrade(config, "head")
         except CommandError as error:
-            raise CouldNotRun(f"database {database}: {error}; it was written by a newer llmops, install that") from error
+            raise CouldNotRun(
+                f"database {database}: {error}; it was written by a newer llmops, install that"
+            ) from error

@@ -1,8 +1,8 @@
 """The ledger: an append-only, hash-chained list of events that decides what is true about adapters and releases.
 
 Each event's hash covers its number, time, kind, body and the hash before it, so an edited row breaks the chain where it
-stands. A chain alone does not notice a deleted tail: `Anchor`s (number and hash of a head) are kept outside the database
-in every release record, and `verify` takes them. Bodies hold ids and digests only, never prompts or names of people's data.
+stands. A chain alone does not notice a deleted tail: `Anchor`s (number and hash of a head) are kept outside the
+database in every release record, and `verify` takes them. Bodies hold ids and digests only, never prompts or ratings.
 """
 
 from __future__ import annotations
@@ -119,20 +119,26 @@ class Ledger:
             for row in connection.execute(select(events).order_by(events.c.seq)):
                 seq += 1
                 if row.seq != seq:
-                    raise InvalidEvidence(f"ledger: event {seq} is missing (next is {row.seq}); restore the database")
+                    raise InvalidEvidence(
+                        f"ledger: event {seq} is missing (next is {row.seq}); restore the database"
+                    )
                 if row.hash != event_hash(row.seq, row.at, row.kind, row.body, prev) or row.prev != prev:
-                    raise InvalidEvidence(f"ledger: event {seq} ({row.kind}) was edited; restore the database")
+                    raise InvalidEvidence(
+                        f"ledger: event {seq} ({row.kind}) was edited; restore the database"
+                    )
                 anchor = known.pop(seq, None)
                 if anchor and anchor.hash != row.hash:
                     raise InvalidEvidence(
-                        f"ledger: event {seq} is not the one {anchor.source} was bound to; the chain was rewritten, restore it"
+                        f"ledger: event {seq} is not the one {anchor.source} was bound to; "
+                        "the chain was rewritten, restore it"
                     )
                 prev = row.hash
         missing = [anchor for number, anchor in known.items() if number > seq]
         if missing:
             newest = max(missing, key=lambda a: a.seq)
             raise InvalidEvidence(
-                f"ledger: ends at event {seq}, but {newest.source} was bound to event {newest.seq}; the tail was deleted, restore it"
+                f"ledger: ends at event {seq}, but {newest.source} was bound to event {newest.seq}; "
+                "the tail was deleted, restore it"
             )
         return seq
 

@@ -67,10 +67,10 @@ R = TypeVar("R", bound=Record)
 
 
 @cache
-def _adapter(cls: type[Any]) -> Any:
-    from pydantic import ConfigDict, TypeAdapter
+def _adapter(cls: Any) -> Any:
+    from pydantic import TypeAdapter
 
-    return TypeAdapter(cls, config=None if dataclasses.is_dataclass(cls) else ConfigDict(extra="forbid"))
+    return TypeAdapter(cls)
 
 
 def load_record(cls: type[R], data: JsonDict) -> R:
@@ -83,11 +83,15 @@ def load_record(cls: type[R], data: JsonDict) -> R:
 
     found = data.get("schema")
     if found != cls.schema:
-        raise InvalidEvidence(f"record: schema {found!r} where {cls.schema!r} is needed; use the version that wrote it")
+        raise InvalidEvidence(
+            f"record: schema {found!r} where {cls.schema!r} is needed; use the version that wrote it"
+        )
     body = {k: v for k, v in data.items() if k != "schema"}
     unknown = set(body) - {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     if unknown:
-        raise InvalidEvidence(f"{cls.schema}: unknown fields {sorted(unknown)}; use the version that wrote it")
+        raise InvalidEvidence(
+            f"{cls.schema}: unknown fields {sorted(unknown)}; use the version that wrote it"
+        )
     try:
         record: R = _adapter(cls).validate_python(body)
     except ValidationError as error:

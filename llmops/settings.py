@@ -92,7 +92,9 @@ def find_workspace(start: Path | None = None) -> Workspace:
         marker = folder / MARKER
         if marker.is_file():
             return Workspace(folder, load_yaml(marker, WorkspaceConfig))
-    raise BadRequest(f"{origin}: no {MARKER} here or above; change into a workspace, or create one with that file")
+    raise BadRequest(
+        f"{origin}: no {MARKER} here or above; change into a workspace, or create one with that file"
+    )
 
 
 def cache_root() -> Path:
@@ -123,7 +125,9 @@ def load_yaml(path: Path, model: type[C]) -> C:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{line}: not YAML ({getattr(error, 'problem', error)}); mend the file") from None
+        raise ConfigError(
+            f"{path}{line}: not YAML ({getattr(error, 'problem', error)}); mend the file"
+        ) from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: holds {type(data).__name__}, not settings; write `name: value` lines")
     try:
@@ -142,7 +146,9 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         names = sorted(known_settings(model))
         # Compare whole paths first, then the last part alone: `lora.rnk` -> `lora.r`.
         close = get_close_matches(where, names, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]}?" if close else "known: " + ", ".join(n for n in names if "." not in n)
+        hint = (
+            f"did you mean {close[0]}?" if close else "known: " + ", ".join(n for n in names if "." not in n)
+        )
         return f"{where} is not a setting; {hint}"
     if first["type"] == "missing":
         return f"{where} is missing; add it"

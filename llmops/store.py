@@ -40,7 +40,11 @@ def sha256_file(path: Path) -> str:
 def manifest_of(folder: Path) -> JsonDict:
     """The manifest of a folder's files: sorted relative paths, sizes, sha256; the manifest file itself left out."""
     files = [
-        {"path": path.relative_to(folder).as_posix(), "size": path.stat().st_size, "sha256": sha256_file(path)}
+        {
+            "path": path.relative_to(folder).as_posix(),
+            "size": path.stat().st_size,
+            "sha256": sha256_file(path),
+        }
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path != folder / MANIFEST
     ]
@@ -62,7 +66,9 @@ class Store:
         """
         path = self.root / kind / digest
         if not (path / MANIFEST).is_file():
-            raise InvalidEvidence(f"store: {kind} {short(digest)} is gone from {self.root}; restore it from a backup")
+            raise InvalidEvidence(
+                f"store: {kind} {short(digest)} is gone from {self.root}; restore it from a backup"
+            )
         return path
 
     def has(self, kind: str, digest: str) -> bool:
@@ -117,9 +123,13 @@ class Store:
         try:
             record = load_record(cls, json.loads(path.read_bytes()))
         except (OSError, ValueError) as error:
-            raise InvalidEvidence(f"store: {kind} {short(digest)} cannot be read ({error}); restore it") from error
+            raise InvalidEvidence(
+                f"store: {kind} {short(digest)} cannot be read ({error}); restore it"
+            ) from error
         if record.digest() != digest:
-            raise InvalidEvidence(f"store: {kind} {short(digest)} was changed after it was stored; restore it")
+            raise InvalidEvidence(
+                f"store: {kind} {short(digest)} was changed after it was stored; restore it"
+            )
         return record
 
     def verify(self, kind: str, digest: str) -> Path:
@@ -131,12 +141,20 @@ class Store:
         path = self.path(kind, digest)
         stored = json.loads((path / MANIFEST).read_bytes())
         if digest_of(stored) != digest:
-            raise InvalidEvidence(f"store: {kind} {short(digest)}: {MANIFEST} was changed; restore the artifact")
+            raise InvalidEvidence(
+                f"store: {kind} {short(digest)}: {MANIFEST} was changed; restore the artifact"
+            )
         expected = {f["path"]: f["sha256"] for f in stored["files"]}
         found = {f["path"]: f["sha256"] for f in manifest_of(path)["files"]}
         for name in sorted(expected.keys() | found.keys()):
             if expected.get(name) != found.get(name):
-                what = "is missing" if name not in found else "is extra" if name not in expected else "was changed"
+                what = (
+                    "is missing"
+                    if name not in found
+                    else "is extra"
+                    if name not in expected
+                    else "was changed"
+                )
                 raise InvalidEvidence(f"store: {kind} {short(digest)}: {name} {what}; restore the artifact")
         return path
 

@@ -11,8 +11,8 @@ for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "VLLM_NO_USAGE_STATS", 
     os.environ[name] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
-from llmops.settings import Workspace, find_workspace
-from tests.tiny import build_tiny_adapter, build_tiny_model
+from llmops.settings import Workspace, find_workspace  # noqa: E402 - after the variables that libraries read
+from tests.tiny import build_tiny_adapter, build_tiny_model  # noqa: E402
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Registered adapters and genuine evidence records, made without training or an engine: for tests of what stands on them."""
+"""Registered adapters and genuine evidence records, made without training or an engine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ LINEAGE = Lineage(
 )  # fmt: skip
 
 
-def register(registry: Registry, base: Base, folder: Path, name: str = "docs", probes: Probes = NO_PROBES) -> AdapterRecord:
+def register(
+    registry: Registry, base: Base, folder: Path, name: str = "docs", probes: Probes = NO_PROBES
+) -> AdapterRecord:
     """Register a PEFT folder as an adapter of `base`."""
     return registry.register(NewAdapter(name, folder, base, base.contract, probes, LINEAGE, {}))
 
@@ -50,7 +52,10 @@ def decide(
 ) -> tuple[Decision, Event]:
     """Store two reports and a decision about `candidate` and write it into the ledger."""
     other = baseline or candidate.base
-    reports = (_report(registry, candidate.adapter, candidate, engine), _report(registry, other, candidate, engine))
+    reports = (
+        _report(registry, candidate.adapter, candidate, engine),
+        _report(registry, other, candidate, engine),
+    )
     check = Check("rougeL", "superior", 0.0, 27.0, 14.8, 12.2, 9.7, 14.7, 0.95, 1, verdict, None, "paired t")
     decision = Decision(
         gate="g", gate_digest="0" * 64, public_name=public_name, candidate=candidate.adapter, baseline=other,
@@ -65,7 +70,9 @@ def decide(
 
 
 def _report(registry: Registry, model: str, candidate: AdapterRecord, engine: EngineSignature) -> str:
-    completion = Completion("c" * 64, model[:12], "answered", "text", "stop", 5, 2, 0.1, model, candidate.prompt_contract)
+    completion = Completion(
+        "c" * 64, model[:12], "answered", "text", "stop", 5, 2, 0.1, model, candidate.prompt_contract
+    )
     line = canonical_json(completion.__dict__)
     completions = registry.store.put_files("completions", {"completions.jsonl": line + b"\n"})
     report = Report(

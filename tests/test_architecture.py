@@ -17,7 +17,18 @@ import llmops
 from llmops.cli import app
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ("torch", "transformers", "peft", "trl", "gradio", "mlflow", "datasets", "vllm", "matplotlib", "accelerate")
+HEAVY = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "gradio",
+    "mlflow",
+    "datasets",
+    "vllm",
+    "matplotlib",
+    "accelerate",
+)
 
 
 def _commands() -> list[tuple[str, ...]]:
@@ -33,7 +44,9 @@ def _commands() -> list[tuple[str, ...]]:
 
 
 def test_imports_run_one_way() -> None:
-    done = subprocess.run([Path(sys.executable).parent / "lint-imports"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [Path(sys.executable).parent / "lint-imports"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout
 
 
@@ -66,7 +79,9 @@ def test_every_command_and_option_says_what_it_does() -> None:
 
 
 def test_version_is_the_packages() -> None:
-    done = subprocess.run([sys.executable, "-m", "llmops.cli", "--version"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "llmops.cli", "--version"], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == llmops.__version__
     assert re.fullmatch(r"\d+\.\d+\.\d+", llmops.__version__)
 
@@ -76,7 +91,12 @@ def test_every_public_function_and_class_is_documented() -> None:
     for path in sorted((ROOT / "llmops").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             named = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-            if named and not node.name.startswith("_") and ast.get_docstring(node) is None and _at_top(path, node):
+            if (
+                named
+                and not node.name.startswith("_")
+                and ast.get_docstring(node) is None
+                and _at_top(path, node)
+            ):
                 bare.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
     assert bare == []
 
@@ -90,5 +110,9 @@ def _at_top(path: Path, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Class
 
 @pytest.mark.parametrize("word", ["todo", "fixme", "xxx"])
 def test_nothing_unfinished_is_left_in_the_source(word: str) -> None:
-    hits = [p for p in (ROOT / "llmops").rglob("*.py") if re.search(rf"#.*\b{word}\b", p.read_text(), re.IGNORECASE)]
+    hits = [
+        p
+        for p in (ROOT / "llmops").rglob("*.py")
+        if re.search(rf"#.*\b{word}\b", p.read_text(), re.IGNORECASE)
+    ]
     assert hits == []

@@ -1,4 +1,4 @@
-"""Documents are checked against the program: README commands, the command reference, and every YAML in the repository."""
+"""Documents are checked against the program: README commands, command reference, every YAML in the repository."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from llmops.cli import app
 
 ROOT = Path(__file__).parent.parent
 TRACKED = subprocess.run(
-    ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
 ).stdout.splitlines()
 YAMLS = sorted(p for p in TRACKED if p.endswith((".yaml", ".yml")))
 PAGES = sorted(p for p in TRACKED if p.endswith(".md"))
@@ -68,7 +72,9 @@ def _parse(words: list[str]) -> None:
 def _commands_in(text: str) -> list[str]:
     """Lines of a page's code blocks that call llmops, joined over continuation lines, comments cut off."""
     blocks = re.findall(r"^```(?:console|bash|sh)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    blocks += ["\n".join(line.strip() for line in text.splitlines() if re.match(r"^    (\$ )?(llmops|make) ", line))]
+    blocks += [
+        "\n".join(line.strip() for line in text.splitlines() if re.match(r"^    (\$ )?(llmops|make) ", line))
+    ]
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     calls = (line.removeprefix("$ ").split("  #")[0].strip() for line in lines)
     return [c for c in calls if re.match(r"(llmops|make) ", c)]

@@ -46,14 +46,16 @@ def test_chain_is_the_sha256_of_each_event_on_the_one_before(ledger: Ledger) -> 
 @pytest.mark.parametrize(
     ("statement", "named"),
     [
-        ("UPDATE events SET body = '{\"run\":\"rX\"}' WHERE seq = 3", "event 3 .* was edited"),
+        ('UPDATE events SET body = \'{"run":"rX"}\' WHERE seq = 3', "event 3 .* was edited"),
         ("UPDATE events SET at = '2020' WHERE seq = 2", "event 2 .* was edited"),
         ("UPDATE events SET kind = 'run.failed' WHERE seq = 5", "event 5 .* was edited"),
         ("DELETE FROM events WHERE seq = 4", "event 4 is missing"),
         ("DELETE FROM events WHERE seq = 1", "event 1 is missing"),
     ],
 )
-def test_verify_names_the_edited_or_deleted_row(workspace: Workspace, ledger: Ledger, statement: str, named: str) -> None:
+def test_verify_names_the_edited_or_deleted_row(
+    workspace: Workspace, ledger: Ledger, statement: str, named: str
+) -> None:
     _execute(workspace, statement)
     with pytest.raises(InvalidEvidence, match=named):
         ledger.verify()
@@ -63,7 +65,7 @@ def test_row_rewritten_with_a_matching_hash_breaks_the_next_one(workspace: Works
     row = ledger.events()[2]
     forged = event_hash(3, row.at, row.kind, '{"run":"rX"}', row.prev)
     _execute(workspace, f"UPDATE events SET body='{{\"run\":\"rX\"}}', hash='{forged}' WHERE seq=3")
-    with pytest.raises(InvalidEvidence, match="event 4 .* was edited"):
+    with pytest.raises(InvalidEvidence, match=r"event 4 .* was edited"):
         ledger.verify()
 
 
@@ -72,11 +74,15 @@ def test_deleted_tail_is_noticed_up_to_the_newest_anchor(workspace: Workspace, l
     _execute(workspace, "DELETE FROM events WHERE seq = 5")
     assert ledger.verify([anchor]) == 4
     _execute(workspace, "DELETE FROM events WHERE seq >= 3")
-    with pytest.raises(InvalidEvidence, match="ends at event 2, but the release of docs was bound to event 4"):
+    with pytest.raises(
+        InvalidEvidence, match=r"ends at event 2, but the release of docs was bound to event 4"
+    ):
         ledger.verify([anchor])
 
 
-def test_chain_rewritten_from_the_start_disagrees_with_an_anchor(workspace: Workspace, ledger: Ledger) -> None:
+def test_chain_rewritten_from_the_start_disagrees_with_an_anchor(
+    workspace: Workspace, ledger: Ledger
+) -> None:
     anchor = Anchor(2, ledger.events()[1].hash, "the release of docs")
     _execute(workspace, "DELETE FROM events")
     for n in range(5):

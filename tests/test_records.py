@@ -39,7 +39,10 @@ def test_doctests_hold() -> None:
 
 
 def test_digest_is_sha256_of_sorted_compact_utf8_json() -> None:
-    assert digest_of({"b": [1, 2.5, None], "a": "é"}) == hashlib.sha256('{"a":"é","b":[1,2.5,null]}'.encode()).hexdigest()
+    assert (
+        digest_of({"b": [1, 2.5, None], "a": "é"})
+        == hashlib.sha256('{"a":"é","b":[1,2.5,null]}'.encode()).hexdigest()
+    )
 
 
 def test_values_that_json_cannot_carry_are_refused() -> None:

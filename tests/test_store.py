@@ -36,7 +36,9 @@ def test_folder_and_files_of_equal_content_have_the_same_digest(tmp_path: Path) 
 def test_file_hash_equals_coreutils(tmp_path: Path) -> None:
     path = tmp_path / "big"
     path.write_bytes(b"x" * (3 << 20))
-    expected = subprocess.run(["sha256sum", str(path)], capture_output=True, text=True, check=True).stdout.split()[0]
+    expected = subprocess.run(
+        ["sha256sum", str(path)], capture_output=True, text=True, check=True
+    ).stdout.split()[0]
     assert sha256_file(path) == expected
 
 
@@ -45,7 +47,10 @@ def test_one_altered_file_is_named(tmp_path: Path, damage: str) -> None:
     store = Store(tmp_path)
     digest = store.put_files("adapter", FILES)
     folder = store.path("adapter", digest)
-    target = folder / {"change": "a.txt", "remove": "sub/b.bin", "add": "extra", "manifest": "manifest.json"}[damage]
+    target = (
+        folder
+        / {"change": "a.txt", "remove": "sub/b.bin", "add": "extra", "manifest": "manifest.json"}[damage]
+    )
     if target.exists():
         target.chmod(0o644)
     if damage == "remove":

@@ -23,7 +23,9 @@ def reference() -> str:
     parts = ["# Command line\n\nWritten by `make docs` from the commands themselves.\n"]
 
     def add(command: click.Command, path: tuple[str, ...]) -> None:
-        result = CliRunner().invoke(root, [*path, "--help"], prog_name="llmops", terminal_width=WIDTH, env={"COLUMNS": "100"})
+        result = CliRunner().invoke(
+            root, [*path, "--help"], prog_name="llmops", terminal_width=WIDTH, env={"COLUMNS": "100"}
+        )
         title = " ".join(("llmops", *path))
         parts.append(f"\n## {title}\n\n```text\n{result.output.strip()}\n```\n")
         for name, child in getattr(command, "commands", {}).items():

@@ -13,7 +13,19 @@ from typing import Annotated
 import typer
 
 from llmops import __version__
-from llmops.cli import adapter, base, data, evaluate, finetune, gate, ledger, quickstart, release, serve, status
+from llmops.cli import (
+    adapter,
+    base,
+    data,
+    evaluate,
+    finetune,
+    gate,
+    ledger,
+    quickstart,
+    release,
+    serve,
+    status,
+)
 from llmops.errors import EXIT_COULD_NOT_RUN, LlmopsError
 
 app = typer.Typer(
@@ -59,7 +71,12 @@ def root(
 def main() -> None:
     """Run the command line; every deliberate error is one line on stderr and its documented exit code."""
     # Set before any library is imported: none of them may call home.
-    for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY", "VLLM_NO_USAGE_STATS"):
+    for name in (
+        "HF_HUB_DISABLE_TELEMETRY",
+        "DO_NOT_TRACK",
+        "MLFLOW_DISABLE_TELEMETRY",
+        "VLLM_NO_USAGE_STATS",
+    ):
         os.environ.setdefault(name, "true" if name.startswith("MLFLOW") else "1")
     try:
         app()
@@ -72,5 +89,8 @@ def main() -> None:
     except Exception as error:
         # A crash must not end with Python's 1: that code says the gate decided against a model.
         traceback.print_exc()
-        typer.echo(f"error: llmops: {type(error).__name__}: {error}; this is a fault of llmops, please report it", err=True)
+        typer.echo(
+            f"error: llmops: {type(error).__name__}: {error}; this is a fault of llmops, please report it",
+            err=True,
+        )
         sys.exit(EXIT_COULD_NOT_RUN)

@@ -40,7 +40,9 @@ def show(
 
 @app.command("import")
 def import_(
-    folder: Annotated[Path, typer.Argument(help="A folder saved by PEFT (adapter_config.json, safetensors).")],
+    folder: Annotated[
+        Path, typer.Argument(help="A folder saved by PEFT (adapter_config.json, safetensors).")
+    ],
     base: Annotated[str, typer.Option(help="The base model it was trained on.")],
     name: Annotated[str, typer.Option(help="The name it gets here.")],
     system: Annotated[str | None, typer.Option(help="Default system prompt it was trained with.")] = None,

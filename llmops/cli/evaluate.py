@@ -15,9 +15,15 @@ from llmops.settings import Workspace, find_workspace
 
 def evaluate(
     suite: Annotated[Path, typer.Argument(help="A suite such as evals/suites/docstrings.yaml.")],
-    adapter: Annotated[list[str] | None, typer.Option(help="Adapter to evaluate (default: latest); repeat for more.")] = None,
-    endpoint: Annotated[str | None, typer.Option(help="Endpoint URL; default: this workspace's `llmops serve`.")] = None,
-    resume: Annotated[str | None, typer.Option(help="Session to finish: answered cases are not asked again.")] = None,
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="Adapter to evaluate (default: latest); repeat for more.")
+    ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(help="Endpoint URL; default: this workspace's `llmops serve`.")
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option(help="Session to finish: answered cases are not asked again.")
+    ] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests under way at once.")] = 16,
     json: Annotated[bool, typer.Option("--json", help="Print the reports.")] = False,
 ) -> None:
@@ -27,7 +33,9 @@ def evaluate(
 
     workspace = find_workspace()
     url = endpoint or endpoint_of(workspace)
-    request = EvalRequest(endpoint=url, adapters=tuple(adapter or ["latest"]), session=resume, concurrency=concurrency)
+    request = EvalRequest(
+        endpoint=url, adapters=tuple(adapter or ["latest"]), session=resume, concurrency=concurrency
+    )
     with progress("eval") as report:
         reports = run(suite, request, workspace, report)
     if json:
@@ -47,16 +55,16 @@ def endpoint_of(workspace: Workspace) -> str:
 
     info = running(workspace)
     if info is None:
-        raise BadRequest("endpoint: nothing serves in this workspace; run `llmops serve serving/local.yaml --detach` first")
+        raise BadRequest(
+            "endpoint: nothing serves in this workspace; run `llmops serve serving/local.yaml --detach` first"
+        )
     return info.url
 
 
 def _print(reports: list[Report]) -> None:
     first = reports[0]
     names = list(first.metrics)
-    rows = [
-        (r.system, r.n_cases - r.n_errored, *(_cell(r, name) for name in names)) for r in reports
-    ]
+    rows = [(r.system, r.n_cases - r.n_errored, *(_cell(r, name) for name in names)) for r in reports]
     typer.echo(table(("system", "cases", *names), rows))
     engine = first.engine
     typer.echo(

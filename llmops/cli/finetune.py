@@ -32,11 +32,15 @@ def print_adapter(registry: Registry, record: AdapterRecord, json: bool) -> None
     if json:
         as_json({"adapter": record.to_dict(), "lineage": lineage.to_dict()})
         return
-    typer.echo(f"adapter  {record.model_name}  ({lineage.origin}, rank {record.lora_rank}) on {record.base_ref}")
+    typer.echo(
+        f"adapter  {record.model_name}  ({lineage.origin}, rank {record.lora_rank}) on {record.base_ref}"
+    )
     if lineage.metrics:
         typer.echo("training " + ", ".join(f"{name} {value:.4g}" for name, value in lineage.metrics.items()))
     if lineage.n_rows:
         typer.echo("rows     " + ", ".join(f"{name} {n}" for name, n in lineage.n_rows.items()))
-    code = (lineage.git_sha or "no repository")[:12] + (" with uncommitted changes" if lineage.git_diff_sha256 else "")
+    code = (lineage.git_sha or "no repository")[:12] + (
+        " with uncommitted changes" if lineage.git_diff_sha256 else ""
+    )
     typer.echo(f"code     {code}")
     typer.echo(f"digest   {record.adapter}")

@@ -20,7 +20,9 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Decide abou
 def check(
     gate: Annotated[Path, typer.Argument(help="A gate such as evals/gates/docstrings.yaml.")],
     adapter: Annotated[str, typer.Option(help="The candidate.")] = "latest",
-    session: Annotated[str | None, typer.Option(help="The evaluation to decide on; default: the newest.")] = None,
+    session: Annotated[
+        str | None, typer.Option(help="The evaluation to decide on; default: the newest.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the decision.")] = False,
 ) -> None:
     """Compare the candidate with the champion (or the base) and exit 0 PASS, 1 FAIL, 3 INCONCLUSIVE, 4 INVALID."""
@@ -33,15 +35,23 @@ def check(
 
 @app.command()
 def show(
-    decision: Annotated[str, typer.Argument(help="`latest`, or the start of a decision's digest.")] = "latest",
+    decision: Annotated[
+        str, typer.Argument(help="`latest`, or the start of a decision's digest.")
+    ] = "latest",
     json: Annotated[bool, typer.Option("--json", help="Print the decision.")] = False,
 ) -> None:
     """Show a decision that was made."""
     registry = Registry.of(find_workspace())
     digests = [str(e.body["decision"]) for e in registry.ledger.events("decision.made")]
-    found = digests[-1:] if decision == "latest" else [d for d in dict.fromkeys(digests) if d.startswith(decision)]
+    found = (
+        digests[-1:]
+        if decision == "latest"
+        else [d for d in dict.fromkeys(digests) if d.startswith(decision)]
+    )
     if len(found) != 1:
-        raise BadRequest(f"decision {decision}: {len(found)} decisions answer to it; `llmops ledger log --kind decision` lists them")
+        raise BadRequest(
+            f"decision {decision}: {len(found)} decisions answer to it; `llmops ledger log --kind decision` lists them"
+        )
     print_decision(registry.store.get_record(Decision, found[0]), json)
 
 
@@ -62,7 +72,9 @@ def print_decision(decision: Decision, json: bool) -> None:
         for c in decision.checks
     ]
     if rows:
-        typer.echo(table(("metric", "baseline -> candidate", "difference", "must be", "verdict", "cases"), rows))
+        typer.echo(
+            table(("metric", "baseline -> candidate", "difference", "must be", "verdict", "cases"), rows)
+        )
     for reason in decision.reasons:
         typer.echo(f"  {reason}")
     typer.echo(

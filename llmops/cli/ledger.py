@@ -37,7 +37,13 @@ def log(
         if kind and not event.kind.startswith(kind):
             continue
         if json:
-            row = {"seq": event.seq, "at": event.at, "kind": event.kind, "body": event.body, "hash": event.hash}
+            row = {
+                "seq": event.seq,
+                "at": event.at,
+                "kind": event.kind,
+                "body": event.body,
+                "hash": event.hash,
+            }
             typer.echo(jsonlib.dumps(row, ensure_ascii=False))
         else:
             pairs = (f"{k}={str(v)[:12] if len(str(v)) == 64 else v}" for k, v in event.body.items())

@@ -28,7 +28,13 @@ def progress(title: str) -> Iterator[Progress]:
 @contextmanager
 def _bar(title: str) -> Iterator[Progress]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.progress import Progress as RichProgress
 
     columns = (
@@ -54,7 +60,9 @@ def _lines(title: str) -> Progress:
         if now - last < PLAIN_EVERY_S and done != total:
             return
         last = now
-        left = f", about {(now - started) / done * (total - done):.0f} s left" if done and total > done else ""
+        left = (
+            f", about {(now - started) / done * (total - done):.0f} s left" if done and total > done else ""
+        )
         count = f" {done}/{total}" if total else ""
         typer.echo(f"  {title}{count}{left}  {note}".rstrip(), err=True)
 

@@ -14,7 +14,6 @@ from typing import Annotated
 
 import typer
 
-from llmops.evals.gate import load_gate
 from llmops.registry.adapters import Registry
 from llmops.registry.releases import name_state
 from llmops.settings import Workspace, find_workspace
@@ -51,6 +50,8 @@ def quickstart(
     port: Annotated[int | None, typer.Option(help="Port of the endpoint, if the profile's is taken.")] = None,
 ) -> None:
     """Fetch, build, train, serve, evaluate, gate, release; leaves the endpoint running (with CI=1 it stops it)."""
+    from llmops.evals.gate import load_gate
+
     workspace = find_workspace()
     public_name = load_gate(gate).public_name
     paths = Paths(data, recipe, profile, suite, gate)
@@ -88,7 +89,9 @@ def _run(steps: list[Step], workspace: Workspace) -> None:
     times: dict[str, float] = {}
     for i, step in enumerate(steps):
         left = sum(s.usual_s for s in steps[i:])
-        typer.echo(f"\n[{i + 1}/{len(steps)}] {step.title}: llmops {' '.join(step.command)}   (about {_minutes(left)} left)")
+        typer.echo(
+            f"\n[{i + 1}/{len(steps)}] {step.title}: llmops {' '.join(step.command)}   (about {_minutes(left)} left)"
+        )
         started = time.monotonic()
         code = _command(step.command)
         times[step.title] = round(time.monotonic() - started, 1)
@@ -119,20 +122,32 @@ def _in_ci() -> bool:
     return os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 
-_EXAMPLE = "def area(width, height):\n    if width < 0 or height < 0:\n        raise ValueError('negative side')\n    return width * height"
+_EXAMPLE = """\
+def area(width, height):
+    if width < 0 or height < 0:
+        raise ValueError("negative side")
+    return width * height"""
 
 
 def _ask(workspace: Workspace, public_name: str) -> str:
     """Ask the released name one question over HTTP and show who answered; returns the endpoint's URL."""
     url = _serving(workspace) or ""
-    body = {"model": public_name, "messages": [{"role": "user", "content": _EXAMPLE}], "max_tokens": 40, "temperature": 0}
+    body = {
+        "model": public_name,
+        "messages": [{"role": "user", "content": _EXAMPLE}],
+        "max_tokens": 40,
+        "temperature": 0,
+    }
     request = urllib.request.Request(
         f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=120) as response:
         answer = json.load(response)["choices"][0]["message"]["content"]
         model = response.headers["x-llmops-model"]
-    typer.echo(f"\n{public_name} was asked what `area(width, height)` does. It answered, from adapter {model[:12]}:\n  {answer}")
+    typer.echo(
+        f"\n{public_name} was asked what `area(width, height)` does. It answered, from adapter {model[:12]}:"
+        f"\n  {answer}"
+    )
     return url
 
 

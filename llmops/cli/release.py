@@ -63,7 +63,13 @@ def list_releases() -> None:
     """List the public names with the releases behind them, newest last."""
     registry = Registry.of(find_workspace())
     rows = [
-        (state.name, registry.adapter(r.adapter).model_name, r.kind, short(r.decision) if r.decision else "none", r.created_at)
+        (
+            state.name,
+            registry.adapter(r.adapter).model_name,
+            r.kind,
+            short(r.decision) if r.decision else "none",
+            r.created_at,
+        )
         for state in name_states(registry.store, registry.ledger).values()
         for r in state.history
     ]
@@ -76,7 +82,9 @@ def _settle(workspace: Workspace, registry: Registry, event: Event, release: Rel
 
     model = registry.adapter(release.adapter).model_name
     if running(workspace) is None:
-        typer.echo(f"recorded, not serving: {release.public_name} -> {model} takes effect when `llmops serve` starts")
+        typer.echo(
+            f"recorded, not serving: {release.public_name} -> {model} takes effect when `llmops serve` starts"
+        )
         return
     deadline = time.monotonic() + ANSWER_TIMEOUT_S
     while time.monotonic() < deadline:
@@ -84,8 +92,12 @@ def _settle(workspace: Workspace, registry: Registry, event: Event, release: Rel
             if answer.body["release"] != event.body["release"]:
                 continue
             if answer.kind == "release.refused":
-                raise ReleaseRefused(f"release {release.public_name}: the gateway refused: {answer.body['reason']}")
+                raise ReleaseRefused(
+                    f"release {release.public_name}: the gateway refused: {answer.body['reason']}"
+                )
             typer.echo(f"{release.public_name} -> {model}  ({release.kind}, event {answer.seq})")
             return
         time.sleep(POLL_S)
-    raise CouldNotRun(f"release {release.public_name}: the gateway did not answer in {ANSWER_TIMEOUT_S:.0f} s; see `llmops status`")
+    raise CouldNotRun(
+        f"release {release.public_name}: the gateway did not answer in {ANSWER_TIMEOUT_S:.0f} s; see `llmops status`"
+    )

@@ -20,8 +20,12 @@ START_TIMEOUT_S = 900.0
 
 def serve(
     profile: Annotated[Path, typer.Argument(help="A profile such as serving/local.yaml.")],
-    port: Annotated[int | None, typer.Option(help="Listen on this port instead of the profile's (0: any free).")] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Return once it answers; `llmops stop` ends it.")] = False,
+    port: Annotated[
+        int | None, typer.Option(help="Listen on this port instead of the profile's (0: any free).")
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return once it answers; `llmops stop` ends it.")
+    ] = False,
 ) -> None:
     """Serve the base, registered adapters and released names behind one OpenAI-compatible endpoint."""
     workspace = find_workspace()
@@ -56,7 +60,12 @@ def start_detached(workspace: Workspace, profile: Path, port: int | None) -> str
         command += ["--port", str(port)]
     with log.open("wb") as output:
         child = subprocess.Popen(
-            command, cwd=Path.cwd(), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            command,
+            cwd=Path.cwd(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
     started = time.monotonic()
     with progress("serve") as report:

@@ -24,7 +24,9 @@ def status(json: Annotated[bool, typer.Option("--json", help="Print it as JSON."
         "workspace": str(workspace.root),
         "serving": _serving(workspace),
         "names": names,
-        "running": [e.body for e in _open_runs(registry.ledger.events("run.started", "run.finished", "run.failed"))],
+        "running": [
+            e.body for e in _open_runs(registry.ledger.events("run.started", "run.finished", "run.failed"))
+        ],
         "adapters": len(registry.adapters()),
         "ledger_events": registry.ledger.head()[0],
     }
@@ -56,7 +58,9 @@ def _name(registry: Registry, state: NameState) -> dict[str, Any]:
         "override_reason": champion.reason if champion and champion.decision is None else None,
         "evidence": _evidence(registry, champion) if champion else None,
         "previous": _model(registry, state.previous) if state.previous else None,
-        "waiting": f"{state.pending[1].kind} to {_model(registry, state.pending[1])}" if state.pending else None,
+        "waiting": f"{state.pending[1].kind} to {_model(registry, state.pending[1])}"
+        if state.pending
+        else None,
         "refused": state.refusal,
     }
 
@@ -77,21 +81,37 @@ def _evidence(registry: Registry, release: Release) -> str:
     if release.decision is None:
         return "NONE: emergency override"
     decision = registry.store.get_record(Decision, release.decision)
-    checks = ", ".join(f"{c.metric} {c.difference:+.1f} [{c.low:+.1f}, {c.high:+.1f}]" for c in decision.checks)
+    checks = ", ".join(
+        f"{c.metric} {c.difference:+.1f} [{c.low:+.1f}, {c.high:+.1f}]" for c in decision.checks
+    )
     return f"{decision.verdict} {short(release.decision)} against {short(decision.baseline)}: {checks}"
 
 
 def _print(state: dict[str, Any]) -> None:
-    typer.echo(f"workspace  {state['workspace']}: {state['adapters']} adapters, {state['ledger_events']} ledger events")
+    typer.echo(
+        f"workspace  {state['workspace']}: {state['adapters']} adapters, {state['ledger_events']} ledger events"
+    )
     serving = state["serving"]
     if serving:
         engine = serving["engine"]
-        typer.echo(f"serving    {serving['url']} (pid {serving['pid']}): {engine['engine']} {engine['version']} {engine['dtype']}")
+        typer.echo(
+            f"serving    {serving['url']} (pid {serving['pid']}): "
+            f"{engine['engine']} {engine['version']} {engine['dtype']}"
+        )
     else:
         typer.echo("serving    nothing; `llmops serve serving/local.yaml` starts it")
     for name in state["names"]:
-        typer.echo(f"{name['name']:<10} champion {name['champion'] or 'none'}" + (f" by {name['by']} {name['since']}" if name["by"] else ""))
-        for label, key in (("evidence", "evidence"), ("OVERRIDE", "override_reason"), ("previous", "previous"), ("waiting", "waiting"), ("refused", "refused")):
+        typer.echo(
+            f"{name['name']:<10} champion {name['champion'] or 'none'}"
+            + (f" by {name['by']} {name['since']}" if name["by"] else "")
+        )
+        for label, key in (
+            ("evidence", "evidence"),
+            ("OVERRIDE", "override_reason"),
+            ("previous", "previous"),
+            ("waiting", "waiting"),
+            ("refused", "refused"),
+        ):
             if name[key]:
                 typer.echo(f"           {label} {name[key]}")
     if not state["names"]:

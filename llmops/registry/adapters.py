@@ -16,7 +16,7 @@ from pathlib import Path
 from llmops.chat import CONTRACT_FILE, write_contract
 from llmops.errors import BadRequest, InvalidEvidence
 from llmops.ledger import Ledger
-from llmops.records import AdapterRecord, JsonDict, Lineage, Probes, PromptContract, load_record, short
+from llmops.records import AdapterRecord, JsonDict, Lineage, Probes, PromptContract, load_record
 from llmops.registry.bases import Base
 from llmops.settings import Workspace
 from llmops.store import Store
@@ -90,7 +90,9 @@ class Registry:
 
     def adapters(self) -> list[AdapterRecord]:
         """All registered adapters, oldest first; each once, as it was registered last."""
-        newest = {str(e.body["adapter"]): str(e.body["record"]) for e in self.ledger.events("adapter.registered")}
+        newest = {
+            str(e.body["adapter"]): str(e.body["record"]) for e in self.ledger.events("adapter.registered")
+        }
         return [self.store.get_record(AdapterRecord, digest) for digest in newest.values()]
 
     def adapter(self, reference: str) -> AdapterRecord:
@@ -106,7 +108,11 @@ class Registry:
             adapter, name, record = (str(event.body[k]) for k in ("adapter", "name", "record"))
             if reference in ("latest", name):
                 return self.store.get_record(AdapterRecord, record)
-            if len(wanted) >= 6 and adapter.startswith(wanted) and ("@" not in reference or reference == f"{name}@{wanted}"):
+            if (
+                len(wanted) >= 6
+                and adapter.startswith(wanted)
+                and ("@" not in reference or reference == f"{name}@{wanted}")
+            ):
                 found.setdefault(adapter, record)
         if len(found) == 1:
             return self.store.get_record(AdapterRecord, next(iter(found.values())))
@@ -140,7 +146,9 @@ class Registry:
         try:
             contract = load_record(PromptContract, json.loads(path.read_bytes()))
         except (OSError, ValueError) as error:
-            raise InvalidEvidence(f"adapter {record.model_name}: {CONTRACT_FILE} cannot be read ({error}); restore it") from error
+            raise InvalidEvidence(
+                f"adapter {record.model_name}: {CONTRACT_FILE} cannot be read ({error}); restore it"
+            ) from error
         if contract.digest() != record.prompt_contract:
             raise InvalidEvidence(f"adapter {record.model_name}: {CONTRACT_FILE} was changed; restore it")
         return contract
@@ -157,9 +165,9 @@ def require_name(name: str) -> None:
 
 
 def canonical_folder(new: NewAdapter, target: Path) -> Path:
-    """A copy of a PEFT folder in the one form that is hashed: weights, sorted config with the logical base id, contract.
+    """A copy of a PEFT folder in the one form that is hashed: weights, sorted config with the logical base id.
 
-    PEFT writes `target_modules` in hash-random order, a machine's path as the base, and a README that differs each time.
+    PEFT writes `target_modules` in hash-random order, a machine's path as the base, and a README that differs.
 
     Raises:
         BadRequest: config or weights are missing.
@@ -170,7 +178,10 @@ def canonical_folder(new: NewAdapter, target: Path) -> Path:
             raise BadRequest(f"{new.folder}: has no {name}; give a folder saved by PEFT with safetensors")
     shutil.copyfile(new.folder / WEIGHTS_FILE, target / WEIGHTS_FILE)
     config: JsonDict = json.loads((new.folder / CONFIG_FILE).read_text())
-    config = {k: sorted(v) if isinstance(v, list) and all(isinstance(x, str) for x in v) else v for k, v in config.items()}
+    config = {
+        k: sorted(v) if isinstance(v, list) and all(isinstance(x, str) for x in v) else v
+        for k, v in config.items()
+    }
     config |= {"base_model_name_or_path": new.base.ref, "revision": new.base.digest, "inference_mode": True}
     (target / CONFIG_FILE).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
     write_contract(new.contract, target)

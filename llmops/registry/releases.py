@@ -25,7 +25,7 @@ class NameState:
     """What the ledger says of one public name.
 
     `history` holds the activated releases that a rollback can return to, the champion's last. `pending` is a request
-    (ledger number, release) the gateway has not answered; `refusal` the reason of the newest request when it was refused.
+    (ledger number, release) the gateway has not answered; `refusal` says why the newest request was refused.
     """
 
     name: str
@@ -89,7 +89,10 @@ def name_state(registry: Registry, name: str) -> NameState:
 def release_anchors(store: Store) -> list[Anchor]:
     """The ledger heads that release records carry, for `Ledger.verify`."""
     records = [store.get_record(Release, digest) for digest in store.digests("release_record")]
-    return [Anchor(r.ledger_seq, r.ledger_head, f"the release of {r.public_name} at {r.created_at}") for r in records]
+    return [
+        Anchor(r.ledger_seq, r.ledger_head, f"the release of {r.public_name} at {r.created_at}")
+        for r in records
+    ]
 
 
 # ---------------------------------------------------------------- requests
@@ -112,7 +115,9 @@ def request_promotion(registry: Registry, name: str, engine: EngineSignature | N
     digest = str(decisions[-1].body["decision"])
     decision = registry.store.get_record(Decision, digest)
     if state.champion_adapter == decision.candidate:
-        raise BadRequest(f"release {name}: {short(decision.candidate)} is the champion already; nothing to do")
+        raise BadRequest(
+            f"release {name}: {short(decision.candidate)} is the champion already; nothing to do"
+        )
     require_passing(decision, name)
     require_same_baseline(decision, state)
     if engine is not None:
@@ -130,14 +135,18 @@ def request_rollback(registry: Registry, name: str, reason: str | None) -> tuple
     """
     state = name_state(registry, name)
     if state.previous is None:
-        raise BadRequest(f"release {name}: no earlier release to roll back to; `llmops status` shows the history")
+        raise BadRequest(
+            f"release {name}: no earlier release to roll back to; `llmops status` shows the history"
+        )
     back = state.previous
     release = _new_release(registry, state, "rollback", back.adapter, back.decision, reason or back.reason)
     verify_release(registry, release)
     return _request(registry, state, release), release
 
 
-def request_override(registry: Registry, name: str, adapter: AdapterRecord, reason: str) -> tuple[Event, Release]:
+def request_override(
+    registry: Registry, name: str, adapter: AdapterRecord, reason: str
+) -> tuple[Event, Release]:
     """Ask for an adapter without evidence: named, with a reason, and shown in every status while it stands.
 
     Raises:
@@ -145,7 +154,9 @@ def request_override(registry: Registry, name: str, adapter: AdapterRecord, reas
     """
     require_name(name)
     if len(reason.strip()) < 10:
-        raise BadRequest(f"release {name}: an override needs a reason of at least 10 characters (found {reason!r})")
+        raise BadRequest(
+            f"release {name}: an override needs a reason of at least 10 characters (found {reason!r})"
+        )
     state = name_state(registry, name)
     release = _new_release(registry, state, "override", adapter.adapter, None, reason.strip())
     verify_release(registry, release)
@@ -174,7 +185,8 @@ def _request(registry: Registry, state: NameState, release: Release) -> Event:
     if state.pending is not None:
         waiting = state.pending[1]
         raise BadRequest(
-            f"release {state.name}: a {waiting.kind} to {short(waiting.adapter)} is waiting; start `llmops serve` to settle it"
+            f"release {state.name}: a {waiting.kind} to {short(waiting.adapter)} is waiting; "
+            "start `llmops serve` to settle it"
         )
     digest = registry.store.put_record(release)
     body = {"public_name": state.name, "release": digest, "kind": release.kind, "adapter": release.adapter}
@@ -200,10 +212,14 @@ def verify_release(registry: Registry, release: Release) -> AdapterRecord:
             decision = registry.store.get_record(Decision, release.decision)
             require_passing(decision, release.public_name)
             if decision.candidate != release.adapter:
-                raise ReleaseRefused(f"{where}: the decision is about {short(decision.candidate)}, not {short(release.adapter)}")
+                raise ReleaseRefused(
+                    f"{where}: the decision is about {short(decision.candidate)}, not {short(release.adapter)}"
+                )
             _verify_reports(registry.store, decision.reports)
         elif release.kind == "promote" or not release.reason:
-            raise ReleaseRefused(f"{where}: carries neither a decision nor an override's reason; promote it again")
+            raise ReleaseRefused(
+                f"{where}: carries neither a decision nor an override's reason; promote it again"
+            )
     except InvalidEvidence as error:
         raise InvalidEvidence(f"{where}: {error}") from error
     return adapter
@@ -223,7 +239,8 @@ def require_passing(decision: Decision, name: str) -> None:
     if decision.verdict != "PASS":
         why = f" ({decision.reasons[0]})" if decision.reasons else ""
         raise ReleaseRefused(
-            f"release {name}: the gate said {decision.verdict} about {short(decision.candidate)}{why}; see `llmops gate show`",
+            f"release {name}: the gate said {decision.verdict} about {short(decision.candidate)}{why}; "
+            "see `llmops gate show`",
             decision.verdict,
         )
 
@@ -237,8 +254,8 @@ def require_same_baseline(decision: Decision, state: NameState) -> None:
     champion = state.champion_adapter or decision.base
     if decision.baseline != champion:
         raise ReleaseRefused(
-            f"release {state.name}: decided against {short(decision.baseline)}, but the champion is now {short(champion)}; "
-            "evaluate again and run `llmops gate check`"
+            f"release {state.name}: decided against {short(decision.baseline)}, "
+            f"but the champion is now {short(champion)}; evaluate again and run `llmops gate check`"
         )
 
 

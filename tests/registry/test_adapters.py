@@ -33,7 +33,7 @@ def test_adapter_digest_ignores_target_module_order_and_machine_paths(
     first = register(registry, base, tiny_adapter)
     again = copy_with_other_weights(tiny_adapter, tmp_path / "again", 1.0)
     config = json.loads((again / "adapter_config.json").read_text())
-    config["target_modules"] = list(reversed(sorted(config["target_modules"])))
+    config["target_modules"] = sorted(config["target_modules"], reverse=True)
     config["base_model_name_or_path"] = "/another/machine/model"
     (again / "adapter_config.json").write_text(json.dumps(config))
     (again / "README.md").write_text("differs")
@@ -42,7 +42,9 @@ def test_adapter_digest_ignores_target_module_order_and_machine_paths(
     assert other.adapter != first.adapter
 
 
-def test_stored_adapter_loads_in_peft_and_carries_its_contract(registry: Registry, base: Base, tiny_adapter: Path) -> None:
+def test_stored_adapter_loads_in_peft_and_carries_its_contract(
+    registry: Registry, base: Base, tiny_adapter: Path
+) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -61,7 +63,13 @@ def test_adapter_is_found_by_every_unambiguous_reference(
     other = register(registry, base, copy_with_other_weights(tiny_adapter, tmp_path / "o", 3.0), "other")
     assert [a.adapter for a in registry.adapters()] == [old.adapter, new.adapter, other.adapter]
     found = {r: registry.adapter(r) for r in ("latest", "docs", old.model_name, old.adapter, old.adapter[:8])}
-    assert found == {"latest": other, "docs": new, old.model_name: old, old.adapter: old, old.adapter[:8]: old}
+    assert found == {
+        "latest": other,
+        "docs": new,
+        old.model_name: old,
+        old.adapter: old,
+        old.adapter[:8]: old,
+    }
     for unknown in ("nothing", f"other@{old.adapter[:12]}", old.adapter[:3], "docs@"):
         with pytest.raises(BadRequest, match="no such adapter"):
             registry.adapter(unknown)

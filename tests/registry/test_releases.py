@@ -43,7 +43,9 @@ def engine(base: Base) -> EngineSignature:
     return engine_of(base)
 
 
-def _promote(registry: Registry, adapter: AdapterRecord, engine: EngineSignature, baseline: str | None = None) -> None:
+def _promote(
+    registry: Registry, adapter: AdapterRecord, engine: EngineSignature, baseline: str | None = None
+) -> None:
     decide(registry, adapter, engine, baseline)
     activate(registry, request_promotion(registry, "docs", engine)[0])
 
@@ -56,7 +58,10 @@ def test_two_promotions_and_two_rollbacks_walk_the_history(
     assert name_state(registry, "docs").champion_adapter == first.adapter
     _promote(registry, second, engine, baseline=first.adapter)
     state = name_state(registry, "docs")
-    assert (state.champion_adapter, state.previous and state.previous.adapter) == (second.adapter, first.adapter)
+    assert (state.champion_adapter, state.previous and state.previous.adapter) == (
+        second.adapter,
+        first.adapter,
+    )
     event, release = request_rollback(registry, "docs", None)
     assert (release.adapter, release.replaces) == (first.adapter, second.adapter)
     activate(registry, event)
@@ -101,7 +106,9 @@ def test_champion_that_changed_since_the_decision_refuses_promotion(
         request_promotion(registry, "docs", engine)
 
 
-@pytest.mark.parametrize(("part", "value"), [("dtype", "bfloat16"), ("version", "9"), ("quantization", "nf4")])
+@pytest.mark.parametrize(
+    ("part", "value"), [("dtype", "bfloat16"), ("version", "9"), ("quantization", "nf4")]
+)
 def test_other_engine_than_the_measured_one_refuses_promotion(
     registry: Registry, adapters: list[AdapterRecord], engine: EngineSignature, part: str, value: str
 ) -> None:
@@ -110,7 +117,9 @@ def test_other_engine_than_the_measured_one_refuses_promotion(
         request_promotion(registry, "docs", replace(engine, **{part: value}))
 
 
-def test_waiting_request_refuses_another(registry: Registry, adapters: list[AdapterRecord], engine: EngineSignature) -> None:
+def test_waiting_request_refuses_another(
+    registry: Registry, adapters: list[AdapterRecord], engine: EngineSignature
+) -> None:
     decide(registry, adapters[0], engine)
     request_promotion(registry, "docs", None)
     with pytest.raises(BadRequest, match="is waiting"):
@@ -152,7 +161,9 @@ def test_promotion_is_refused_when_a_report_is_gone(
 
     decision, _ = decide(registry, adapters[0], engine)
     shutil.rmtree(registry.store.path("report_record", decision.reports[1]))
-    with pytest.raises(InvalidEvidence, match=f"release docs: store: report_record {decision.reports[1][:12]} is gone"):
+    with pytest.raises(
+        InvalidEvidence, match=f"release docs: store: report_record {decision.reports[1][:12]} is gone"
+    ):
         request_promotion(registry, "docs", engine)
 
 

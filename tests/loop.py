@@ -1,0 +1,145 @@
+"""A whole workspace around a tiny model, and the command line run in it as a user runs it: for tests of the loop."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+NAME = "docs"
+ANSWERS = ("Return the sum.", "Return the list.", "Close the file.")
+
+DATA = """\
+# llmops data build {root}/data.yaml
+name: docs
+licence: CC0-1.0
+origin: made up for a test
+source: {{kind: files, paths: [rows.jsonl]}}
+pools: {{train: 0.7, rate: 0.1, gate: 0.2}}
+"""
+
+RECIPE = """\
+name: docs
+base_model: {base}
+method: {{kind: sft}}
+data: {{kind: dataset, name: docs}}
+lora: {{r: {r}, alpha: {alpha}}}
+n_steps: {n_steps}
+batch: {{per_device: 8}}
+learning_rate: {learning_rate}
+precision: fp32
+seed: {seed}
+device: cpu
+tracking: {tracking}
+"""
+
+PROFILE = """\
+base_model: {base}
+port: 0
+max_model_tokens: 512
+engine: {{kind: transformers, dtype: float32, device: cpu, n_threads: 1}}
+"""
+
+SUITE = """\
+name: docs
+cases: {{kind: dataset, name: docs, n_max: {n_cases}}}
+metrics: [rougeL, bleu, chrf, exact_match]
+decoding: {{temperature: 0, max_tokens: 40}}
+"""
+
+GATE = """\
+name: docs
+public_name: docs
+suite: suite.yaml
+checks:
+  - {{metric: rougeL, kind: {kind}, {bound}}}
+  - {{metric: exact_match, kind: non_inferior, margin: 1.0}}
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A workspace's folder and what is done in it."""
+
+    root: Path
+    cache: Path
+
+    def llmops(self, *arguments: str, check: bool = True, timeout_s: float = 240, **env: str) -> Done:
+        """Run `llmops` in the workspace."""
+        done = subprocess.run(
+            [sys.executable, "-m", "llmops.cli", *arguments],
+            cwd=self.root,
+            env=self.environment() | env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        assert not check or done.returncode == 0, (
+            f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def environment(self) -> dict[str, str]:
+        """The variables a command in this workspace runs under."""
+        env = {k: v for k, v in os.environ.items() if k not in ("CI", "LLMOPS_WORKSPACE")}
+        return env | {
+            "LLMOPS_CACHE": str(self.cache),
+            "OMP_NUM_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+
+    def write(self, name: str, template: str, **values: object) -> Path:
+        """Write a YAML of the workspace from its template."""
+        path = self.root / name
+        path.write_text(template.format(root=self.root, **values))
+        return path
+
+    def write_rows(self, n: int = 60) -> None:
+        """Rows that a tiny model can learn: the answer depends on one word of the prompt."""
+        rows = [
+            {"prompt": f"{word} {i}", "completion": answer, "group": f"g{i}"}
+            for i in range(n)
+            for word, answer in zip(("add", "list", "close"), ANSWERS, strict=True)
+        ]
+        (self.root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def requests(self) -> list[dict[str, Any]]:
+        """The gateway's request log, oldest first."""
+        text = (self.root / ".llmops/logs/requests.jsonl").read_text()
+        return [json.loads(line) for line in text.splitlines()]
+
+    def url(self) -> str:
+        """The address of the running endpoint."""
+        return str(json.loads((self.root / ".llmops/serve.json").read_text())["url"])
+
+    def chat(self, model: str, text: str, **fields: object) -> tuple[dict[str, Any], dict[str, str]]:
+        """One chat completion; returns the body and the headers (lower case)."""
+        body = {
+            "model": model,
+            "messages": [{"role": "user", "content": text}],
+            "max_tokens": 40,
+            "temperature": 0,
+        } | fields
+        request = urllib.request.Request(
+            f"{self.url()}/v1/chat/completions",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return json.load(response), {k.lower(): v for k, v in response.headers.items()}
