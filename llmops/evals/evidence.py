@@ -1,0 +1,110 @@
+"""From kept completions to scores, and what is wrong with them as evidence.
+
+Used twice on the same files: when a report is made, and again when a gate decides on it, which trusts no
+stored number.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from llmops.data import load_pool
+from llmops.errors import LlmopsError
+from llmops.evals.metrics import Scores, interval, score
+from llmops.records import (
+    AdapterRecord,
+    Case,
+    Completion,
+    DatasetSnapshot,
+    EngineSignature,
+    MetricResult,
+    digest_of,
+    short,
+)
+from llmops.registry.adapters import Registry
+
+# Each bound of a report's intervals; together they are the two-sided interval at REPORT_LEVEL.
+BOUND_LEVEL = 0.95
+REPORT_LEVEL = 0.9
+
+
+def scores_of(
+    metrics: Sequence[str], cases: Sequence[Case], completions: Sequence[Completion]
+) -> dict[str, Scores]:
+    """Scores of each metric over the answered cases; none when fewer than two were answered.
+
+    `completions[i]` belongs to `cases[i]`.
+    """
+    pairs = [
+        (c.text, case.references)
+        for case, c in zip(cases, completions, strict=True)
+        if c.status == "answered"
+    ]
+    if len(pairs) < 2:
+        return {}
+    return score(metrics, [text for text, _ in pairs], [references for _, references in pairs])
+
+
+def results_of(scores: dict[str, Scores]) -> dict[str, MetricResult]:
+    """Each metric's value with its two-sided interval."""
+    results = {}
+    for name, found in scores.items():
+        bounds = interval(found, BOUND_LEVEL)
+        results[name] = MetricResult(found.value, bounds.low, bounds.high, REPORT_LEVEL, found.signature)
+    return results
+
+
+def completion_faults(
+    completions: Sequence[Completion], digest: str, prompt_contract: str, max_errored_frac: float
+) -> list[str]:
+    """Why completions are no evidence about the system with these digests; empty when they are."""
+    answered = [c for c in completions if c.status == "answered"]
+    faults = _mismatches("answers came from", (c.answered_by for c in answered), digest)
+    faults += _mismatches(
+        "answers were made under prompt contract", (c.prompt_contract for c in answered), prompt_contract
+    )
+    errored = [c for c in completions if c.status == "errored"]
+    if len(errored) > max_errored_frac * len(completions):
+        faults.append(
+            f"{len(errored)} of {len(completions)} cases errored (allowed: {max_errored_frac:.1%}), "
+            f"first: {errored[0].error}"
+        )
+    if len(answered) < 2:
+        faults.append(f"{len(answered)} cases were answered; nothing can be estimated from fewer than 2")
+    return faults
+
+
+def _mismatches(what: str, found: Iterable[str | None], expected: str) -> list[str]:
+    counts = Counter(value for value in found if value != expected)
+    return [
+        f"{n} {what} {short(value) if value else 'a source that does not say'}, not {short(expected)}"
+        for value, n in sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))
+    ]
+
+
+def engine_fault(before: EngineSignature, after: EngineSignature, when: str) -> list[str]:
+    """The first part in which two engine signatures differ, in words; empty when they are equal."""
+    old, new = before.to_pairs(), after.to_pairs()
+    return [
+        f"the engine changed {when}: {part} {old[part]} -> {new[part]}"
+        for part in old
+        if old[part] != new[part]
+    ][:1]
+
+
+def leak_fault(registry: Registry, record: AdapterRecord, cases: Sequence[Case]) -> list[str]:
+    """How many cases stand among the prompts an adapter was trained on; empty when none, or it names no dataset.
+
+    Fails closed: an adapter whose training data is named but cannot be read is no evidence.
+    """
+    try:
+        dataset = registry.lineage(record).dataset
+        if dataset is None:
+            return []
+        rows = load_pool(registry.store, registry.store.get_record(DatasetSnapshot, dataset), "train")
+    except LlmopsError as error:
+        return [f"whether cases were trained on cannot be checked: {error}"]
+    trained = {digest_of([[m.role, m.content] for m in row.messages[:-1]]) for row in rows}
+    n = sum(digest_of([[m.role, m.content] for m in case.messages]) in trained for case in cases)
+    return [f"{n} of {len(cases)} cases stand in the adapter's training data"] if n else []

@@ -1,0 +1,214 @@
+"""The gate: PASS, FAIL, INCONCLUSIVE or INVALID about a candidate, from two reports of one session.
+
+Every check must pass for a PASS. Each is a one-sided test at 1 - level, and asking for all of them needs no
+correction for their number: a false PASS requires each to err at once. Nothing stored is trusted: completions
+are verified byte by byte and scored again, and the suite is resolved again from its file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmops.errors import BadRequest
+from llmops.records import AdapterRecord, Check, Decision, Verdict, digest_of
+from llmops.registry.adapters import Registry
+from llmops.registry.releases import name_state
+from llmops.settings import Workspace, load_yaml, now
+
+if TYPE_CHECKING:
+    from llmops.evals.compare import Paired
+    from llmops.evals.review import Evidence
+
+
+class NonInferior(BaseModel):
+    """The candidate may be worse by less than a margin."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["non_inferior"]
+    metric: str
+    """A metric of the suite."""
+    margin: float = Field(gt=0)
+    """Points on the metric's scale (0 to 100)."""
+
+    @property
+    def threshold(self) -> float:
+        """What the whole interval of the difference must lie above."""
+        return -self.margin
+
+
+class Superior(BaseModel):
+    """The candidate must be better by more than `by`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["superior"]
+    metric: str
+    """A metric of the suite."""
+    by: float = Field(default=0.0, ge=0)
+    """Points on the metric's scale (0 to 100)."""
+
+    @property
+    def threshold(self) -> float:
+        """What the whole interval of the difference must lie above."""
+        return self.by
+
+
+Rule = Annotated[NonInferior | Superior, Field(discriminator="kind")]
+
+
+class GateConfig(BaseModel):
+    """A gate as its file spells it (`evals/gates/*.yaml`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    """Shown in decisions."""
+    public_name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    """The model name whose champion is the baseline."""
+    suite: str
+    """The suite's file, relative to this one."""
+    level: float = Field(default=0.95, gt=0.5, lt=1)
+    """Confidence of each bound: 0.95 decides one-sided at 5 %."""
+    power: float = Field(default=0.8, gt=0, lt=1)
+    """Probability of a PASS at the number of cases that is said to be needed."""
+    min_cases: int = Field(default=32, ge=2)
+    """Fewer cases decide nothing: the intervals keep their level from about this many on."""
+    checks: tuple[Rule, ...] = Field(min_length=1)
+    """What must hold; all of it."""
+
+
+def load_gate(path: Path) -> GateConfig:
+    """The gate in a YAML file.
+
+    Raises:
+        ConfigError: it does not say what it must.
+    """
+    return load_yaml(path, GateConfig)
+
+
+def check_gate(
+    gate_path: Path, workspace: Workspace, candidate: str = "latest", session: str | None = None
+) -> Decision:
+    """Decide about an adapter on its newest session's reports (or `session`'s); store the decision and tell the ledger.
+
+    The baseline is the public name's champion, or the base while it has none.
+
+    Raises:
+        BadRequest: the gate, its suite or the candidate do not exist, or the candidate is the champion itself.
+        InvalidEvidence: there are no reports of both systems to decide on.
+    """
+    from llmops.evals.review import review
+
+    gate, registry = load_gate(gate_path), Registry.of(workspace)
+    record = registry.adapter(candidate)
+    baseline = name_state(registry, gate.public_name).champion_adapter or record.base
+    if baseline == record.adapter:
+        raise BadRequest(
+            f"gate {gate.name}: {record.model_name} is the champion of {gate.public_name}; nothing to decide"
+        )
+    suite_path = gate_path.parent / gate.suite
+    evidence = review(registry, suite_path, record, baseline, session)
+    checks, reasons = _checks(gate, evidence)
+    decision = _decision(gate, record, baseline, evidence, checks, reasons)
+    digest = registry.store.put_record(decision)
+    body = {
+        "decision": digest,
+        "public_name": gate.public_name,
+        "verdict": decision.verdict,
+        "candidate": record.adapter,
+    }
+    registry.ledger.append("decision.made", body)
+    return decision
+
+
+def gate_digest(gate: GateConfig) -> str:
+    """Digest of everything a gate's file says."""
+    return digest_of(gate.model_dump(mode="json"))
+
+
+def _decision(
+    gate: GateConfig,
+    record: AdapterRecord,
+    baseline: str,
+    evidence: Evidence,
+    checks: tuple[Check, ...],
+    reasons: tuple[str, ...],
+) -> Decision:
+    return Decision(
+        gate=gate.name,
+        gate_digest=gate_digest(gate),
+        public_name=gate.public_name,
+        candidate=record.adapter,
+        baseline=baseline,
+        base=record.base,
+        reports=evidence.reports,
+        engine=evidence.engine,
+        verdict=overall(checks) if not evidence.faults else "INVALID",
+        checks=checks,
+        reasons=reasons,
+        created_at=now(),
+    )
+
+
+def overall(checks: tuple[Check, ...]) -> Verdict:
+    """FAIL when any check fails, else INCONCLUSIVE when any is, else PASS; INVALID when nothing was checked."""
+    verdicts = {check.verdict for check in checks}
+    if not verdicts:
+        return "INVALID"
+    for verdict in ("INVALID", "FAIL", "INCONCLUSIVE"):
+        if verdict in verdicts:
+            return verdict
+    return "PASS"
+
+
+def _checks(gate: GateConfig, evidence: Evidence) -> tuple[tuple[Check, ...], tuple[str, ...]]:
+    """Every check of the gate with the reasons of what did not pass; no check on evidence that is broken."""
+    if evidence.faults or evidence.paired is None:
+        return (), evidence.faults
+    missing = [rule.metric for rule in gate.checks if rule.metric not in evidence.paired.candidate]
+    if missing:
+        known = ", ".join(evidence.paired.candidate)
+        raise BadRequest(f"gate {gate.name}: {missing[0]} is not a metric of its suite; it has {known}")
+    checks = tuple(_check(gate, rule, evidence.paired) for rule in gate.checks)
+    return checks, tuple(_reason(gate, check) for check in checks if check.verdict != "PASS")
+
+
+def _check(gate: GateConfig, rule: NonInferior | Superior, paired: Paired) -> Check:
+    from llmops import stats
+
+    found = paired.difference(rule.metric, gate.level)
+    verdict: Verdict = stats.decide_bound(found, rule.threshold)
+    needed = stats.n_needed(found, rule.threshold, gate.power) if verdict == "INCONCLUSIVE" else None
+    if found.n < gate.min_cases:
+        verdict, needed = "INCONCLUSIVE", max(gate.min_cases, needed or 0)
+    return Check(
+        metric=rule.metric,
+        kind=rule.kind,
+        threshold=rule.threshold,
+        candidate=paired.candidate[rule.metric].value,
+        baseline=paired.baseline[rule.metric].value,
+        difference=found.estimate,
+        low=found.low,
+        high=found.high,
+        level=gate.level,
+        n_cases=found.n,
+        verdict=verdict,
+        n_needed=needed,
+        method=f"{found.method}; {paired.candidate[rule.metric].signature}",
+    )
+
+
+def _reason(gate: GateConfig, check: Check) -> str:
+    """Why a check did not pass, in words."""
+    numbers = f"{check.metric}: difference {check.difference:+.2f} [{check.low:+.2f}, {check.high:+.2f}]"
+    if check.verdict == "FAIL":
+        return f"{numbers} lies below {check.threshold:+g}"
+    if check.n_cases < gate.min_cases:
+        return f"{check.metric}: {check.n_cases} cases decide nothing; the gate asks for {gate.min_cases}"
+    if check.n_needed is None:
+        return f"{numbers} does not clear {check.threshold:+g}; more cases are not expected to change that"
+    return f"{numbers} does not clear {check.threshold:+g}; about {check.n_needed:,} cases are needed"

@@ -1,0 +1,134 @@
+"""Generation: every system answers every case in one session, case by case, the systems' order alternating.
+
+Interleaving lets whatever changes during a session (load, temperature, a neighbour) fall on all systems
+alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from llmops.errors import CouldNotRun, LlmopsError
+from llmops.evals.endpoint import Endpoint, System
+from llmops.evals.session import Session
+from llmops.evals.suite import Suite
+from llmops.records import Case, Completion, Progress
+
+# Questions in a row given up after every retry: the endpoint is gone, and each further one would wait as
+# long.
+GIVE_UP_AFTER = 3
+
+Question = tuple[Case, System]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is generated: the suite's cases by each system, on the engine with that signature digest."""
+
+    suite: Suite
+    systems: tuple[System, ...]
+    engine: str
+    n_concurrent: int
+
+
+def questions(job: Job) -> Iterator[Question]:
+    """All questions in the order they are asked: case i begins with system i modulo the number of systems."""
+    n = len(job.systems)
+    for i, case in enumerate(job.suite.cases):
+        for k in range(n):
+            yield case, job.systems[(i + k) % n]
+
+
+async def generate(endpoint: Endpoint, job: Job, session: Session, progress: Progress) -> None:
+    """Ask what the session has no answer to, and keep every completion before more are asked for.
+
+    Raises:
+        CouldNotRun: the endpoint is gone for good; what was answered stays, and the session can be resumed.
+        StoreError: the disk did not take a completion.
+    """
+    kept = session.completions()
+    answered = {key for key, completion in kept.items() if completion.status == "answered"}
+    todo = [(case, system) for case, system in questions(job) if (case.digest, system.model) not in answered]
+    total = len(job.suite.cases) * len(job.systems)
+    keeper = _Keeper(session, total - len(todo), total, progress)
+    progress(total - len(todo), total, "answers")
+    try:
+        async with asyncio.TaskGroup() as group:
+            writing = group.create_task(keeper.run())
+            await _ask_all(endpoint, job, todo, keeper)
+            await keeper.queue.put(None)
+            await writing
+    except BaseExceptionGroup as errors:
+        raise _first(errors) from errors
+    finally:
+        keeper.flush()
+
+
+async def _ask_all(endpoint: Endpoint, job: Job, todo: list[Question], keeper: _Keeper) -> None:
+    waiting = iter(todo)  # shared: each worker takes the next question
+
+    async def work() -> None:
+        for case, system in waiting:
+            completion = await endpoint.ask(system, case, job.suite.config.decoding, job.engine)
+            await keeper.queue.put(completion)
+            if endpoint.n_given_up >= GIVE_UP_AFTER:
+                raise CouldNotRun(
+                    f"endpoint {endpoint.url}: no longer answers ({completion.error}); "
+                    f"mend it, then run `llmops eval` with --resume {keeper.session.name}"
+                )
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(job.n_concurrent, len(todo))):
+            group.create_task(work())
+
+
+class _Keeper:
+    """Writes completions in batches of whatever has come since the last write; None ends it."""
+
+    def __init__(self, session: Session, n_done: int, n_total: int, progress: Progress) -> None:
+        self.session = session
+        self.queue: asyncio.Queue[Completion | None] = asyncio.Queue(maxsize=1024)
+        self._n_done = n_done
+        self._n_total = n_total
+        self._n_errored = 0
+        self._progress = progress
+
+    async def run(self) -> None:
+        while (first := await self.queue.get()) is not None:
+            batch = [first, *self._waiting()]
+            await asyncio.to_thread(self.session.append, batch)
+            self._n_done += len(batch)
+            self._n_errored += sum(c.status == "errored" for c in batch)
+            note = f"answers, {self._n_errored} errored" if self._n_errored else "answers"
+            self._progress(self._n_done, self._n_total, note)
+
+    def flush(self) -> None:
+        """Write what is left when the session ends early."""
+        batch = self._waiting()
+        if batch:
+            self.session.append(batch)
+
+    def _waiting(self) -> list[Completion]:
+        batch = []
+        while not self.queue.empty():
+            completion = self.queue.get_nowait()
+            if completion is None:
+                self.queue.put_nowait(None)
+                break
+            batch.append(completion)
+        return batch
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Our own error among those of a group, else its first."""
+    leaves: list[BaseException] = []
+    stack: list[BaseException] = [errors]
+    while stack:
+        error = stack.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            stack.extend(error.exceptions)
+        else:
+            leaves.append(error)
+    return next((error for error in leaves if isinstance(error, LlmopsError)), leaves[0])

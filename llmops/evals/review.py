@@ -1,0 +1,185 @@
+"""Reviewing evidence: the two reports a gate decides on, and everything that keeps them from being evidence.
+
+Each fault is a sentence for the decision. A report that is missing altogether is an error instead: there is
+nothing to decide.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmops.errors import InvalidEvidence
+from llmops.evals.compare import Paired, pair
+from llmops.evals.evidence import completion_faults, leak_fault, results_of, scores_of
+from llmops.evals.session import COMPLETIONS_FILE, read_completions
+from llmops.evals.suite import Suite, SuiteConfig, load_suite
+from llmops.ledger import Event
+from llmops.records import AdapterRecord, Completion, EngineSignature, Report, short
+from llmops.registry.adapters import Registry
+from llmops.settings import load_yaml
+
+# What must be the same of both reports for their difference to be about the models alone.
+SHARED = ("suite", "suite_digest", "base", "engine", "session", "decoding", "cases", "n_cases")
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Reports (digests: candidate, baseline) and what they say; `paired` is None when there are faults."""
+
+    reports: tuple[str, str]
+    engine: EngineSignature | None
+    paired: Paired | None
+    faults: tuple[str, ...]
+
+
+def review(
+    registry: Registry, suite_path: Path, candidate: AdapterRecord, baseline: str, session: str | None
+) -> Evidence:
+    """The newest pair of reports about `candidate` and `baseline` (digest) on a suite, checked against everything.
+
+    Raises:
+        ConfigError: the suite's file cannot be used.
+        InvalidEvidence: there is no such pair.
+    """
+    name = load_yaml(suite_path, SuiteConfig).name
+    digests = _find(registry, name, (candidate.adapter, baseline), session)
+    faults: list[str] = []
+    reports = [_report(registry, digest, faults) for digest in digests]
+    theirs, ours = reports[1], reports[0]
+    if ours is None or theirs is None:
+        return Evidence(digests, None, None, tuple(faults))
+    faults += _disagreements(ours, theirs)
+    faults += [f"report of {r.system}: {reason}" for r in (ours, theirs) for reason in r.invalid]
+    faults += _candidate_faults(registry, candidate, ours)
+    suite = _suite(registry, suite_path, ours, faults)
+    engine = ours.engine if ours.engine == theirs.engine else None
+    if suite is None or faults:
+        return Evidence(digests, engine, None, tuple(dict.fromkeys(faults)))
+    faults += leak_fault(registry, candidate, suite.cases)
+    completions = [_completions(registry, suite, report, faults) for report in (theirs, ours)]
+    if faults:
+        return Evidence(digests, engine, None, tuple(faults))
+    paired = pair(suite.config.metrics, suite.cases, *completions)
+    if paired is None:
+        faults.append("fewer than 2 cases were answered by both systems")
+    return Evidence(digests, engine, paired, tuple(faults))
+
+
+def _find(registry: Registry, suite: str, models: tuple[str, str], session: str | None) -> tuple[str, str]:
+    """Report digests of both models (candidate first) from the newest session that evaluated the candidate."""
+    events = [e for e in registry.ledger.events("report.stored") if e.body["suite"] == suite]
+    mine = [e for e in events if e.body["model"] == models[0] and session in (None, e.body["session"])]
+    if not mine:
+        where = f" in session {session}" if session else ""
+        raise InvalidEvidence(
+            f"gate: no report of {short(models[0])} on suite {suite}{where}; run `llmops eval` with that adapter"
+        )
+    chosen = str(mine[-1].body["session"])
+    theirs = [e for e in events if e.body["model"] == models[1] and e.body["session"] == chosen]
+    if not theirs:
+        raise InvalidEvidence(
+            f"gate: session {chosen} has no report of the baseline {short(models[1])}; run `llmops eval` again"
+        )
+    return _digest(mine[-1]), _digest(theirs[-1])
+
+
+def _digest(event: Event) -> str:
+    return str(event.body["report"])
+
+
+def _report(registry: Registry, digest: str, faults: list[str]) -> Report | None:
+    try:
+        return registry.store.get_record(Report, digest)
+    except InvalidEvidence as error:
+        faults.append(str(error))
+        return None
+
+
+def _disagreements(ours: Report, theirs: Report) -> list[str]:
+    return [
+        f"the reports differ in {name}: {_brief(getattr(theirs, name))} and {_brief(getattr(ours, name))}"
+        for name in SHARED
+        if getattr(ours, name) != getattr(theirs, name)
+    ]
+
+
+def _brief(value: object) -> str:
+    text = str(value.to_pairs() if isinstance(value, EngineSignature) else value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _candidate_faults(registry: Registry, candidate: AdapterRecord, report: Report) -> list[str]:
+    """The adapter's own files, and whether the report is about them."""
+    faults = []
+    try:
+        registry.verify(candidate)
+        registry.contract(candidate)
+    except InvalidEvidence as error:
+        faults.append(str(error))
+    if report.base != candidate.base:
+        faults.append(f"the candidate's base is {short(candidate.base)}, the report's {short(report.base)}")
+    if report.prompt_contract != candidate.prompt_contract:
+        faults.append("the candidate's prompt contract is not the report's")
+    return faults
+
+
+def _suite(registry: Registry, path: Path, report: Report, faults: list[str]) -> Suite | None:
+    """The suite as its file and data say today, which must be what was evaluated."""
+    try:
+        suite = load_suite(path, registry)
+    except InvalidEvidence as error:
+        faults.append(str(error))
+        return None
+    if suite.digest != report.suite_digest:
+        faults.append(
+            f"suite {report.suite} is now {short(suite.digest)}, the reports answered {short(report.suite_digest)}: "
+            "its file or its data changed; run `llmops eval` again"
+        )
+    return suite
+
+
+def _completions(registry: Registry, suite: Suite, report: Report, faults: list[str]) -> list[Completion]:
+    """A report's completions, one a case in the suite's order, verified and scored again."""
+    try:
+        folder = registry.store.verify("completions", report.completions)
+        found = read_completions((folder / COMPLETIONS_FILE).read_bytes(), f"report of {report.system}")
+    except (InvalidEvidence, OSError) as error:
+        faults.append(str(error))
+        return []
+    if [c.case for c in found] != [case.digest for case in suite.cases]:
+        faults.append(
+            f"report of {report.system}: its completions do not answer the suite's cases one by one"
+        )
+        return []
+    wrong = {c.system for c in found if c.system != report.system}
+    if wrong:
+        faults.append(f"report of {report.system}: holds completions of {sorted(wrong)[0]}")
+    own = completion_faults(found, report.model, report.prompt_contract, suite.config.max_errored_frac)
+    own += _recount(suite, report, found)
+    faults += [f"report of {report.system}: {fault}" for fault in own]
+    return found
+
+
+def _recount(suite: Suite, report: Report, completions: list[Completion]) -> list[str]:
+    """Where the report's numbers are not those of its completions."""
+    n_errored = sum(c.status == "errored" for c in completions)
+    if n_errored != report.n_errored:
+        return [f"says {report.n_errored} errored, its completions {n_errored}"]
+    again = results_of(scores_of(suite.config.metrics, suite.cases, completions))
+    if again.keys() != report.metrics.keys():
+        return [f"has metrics {sorted(report.metrics)}, its completions give {sorted(again)}"]
+    faults = []
+    for name, found in again.items():
+        said = report.metrics[name]
+        if said.signature != found.signature:
+            faults.append(
+                f"{name} was computed by {said.signature}, here by {found.signature}; evaluate again"
+            )
+        elif not all(
+            math.isclose(getattr(said, part), getattr(found, part), rel_tol=1e-9, abs_tol=1e-9)
+            for part in ("value", "low", "high")
+        ):
+            faults.append(f"says {name} {said.value:.4f}, its completions give {found.value:.4f}")
+    return faults

@@ -1,0 +1,242 @@
+"""Running a suite: systems are loaded, asked, scored, and leave one report each.
+
+Reads the suite, the registry and an endpoint; writes the session's folder, the store (kind `completions`,
+reports) and the ledger (`report.stored`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from llmops.errors import BadRequest, CouldNotRun
+from llmops.evals.endpoint import Endpoint, EndpointStatus, Patience, System, engine_digest
+from llmops.evals.evidence import completion_faults, engine_fault, leak_fault, results_of, scores_of
+from llmops.evals.generate import Job, generate
+from llmops.evals.metrics import Scores
+from llmops.evals.session import COMPLETIONS_FILE, Session, completion_line, find_session, new_session
+from llmops.evals.suite import Suite, load_suite
+from llmops.records import (
+    AdapterRecord,
+    Case,
+    Completion,
+    Progress,
+    Report,
+    canonical_json,
+    no_progress,
+    short,
+)
+from llmops.registry.adapters import Registry
+from llmops.registry.releases import name_states
+from llmops.settings import Workspace, now
+
+CASES_FILE = "cases.jsonl"
+METRICS_FILE = "metrics.jsonl"
+PAGE_FILE = "report.html"
+
+
+@dataclass(frozen=True)
+class EvalRequest:
+    """What to evaluate: adapters by reference, beside the base and every champion of the same base.
+
+    `session` names one to go on with: what it has answers to is not asked again.
+    """
+
+    endpoint: str
+    adapters: tuple[str, ...] = ("latest",)
+    session: str | None = None
+    concurrency: int = 16
+    patience: Patience = field(default_factory=Patience)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One system's completions in the order of the suite's cases, their scores, and its report."""
+
+    report: Report
+    completions: tuple[Completion, ...]
+    scores: dict[str, Scores]
+
+
+def evaluate(
+    suite_path: Path, request: EvalRequest, workspace: Workspace, progress: Progress = no_progress
+) -> list[Report]:
+    """Put a suite to the base, the champions and the adapters asked for; one report each, in that order.
+
+    Reports that are no evidence are stored too, with the reasons; errors below leave none.
+
+    Raises:
+        BadRequest: the suite, an adapter or the session does not exist or does not fit.
+        InvalidEvidence: the suite's data was altered, or the endpoint refused an adapter.
+        CouldNotRun: the endpoint does not answer, or went away; `session` in a next request goes on from
+            there.
+    """
+    registry = Registry.of(workspace)
+    suite = load_suite(suite_path, registry)
+    adapters = _adapters(registry, request.adapters)
+    session = find_session(workspace, request.session) if request.session else new_session(workspace)
+    with session.locked():
+        taken = asyncio.run(_take(suite, request, adapters, session, progress))
+        results = [_result(registry, taken, system, record) for system, record in taken.systems]
+        for result in results:
+            _store(registry, result.report)
+        _write_metrics(session, results)
+        _write_page(suite, results, session)
+    return [result.report for result in results]
+
+
+def report_page(workspace: Workspace, session: str) -> Path:
+    """Where the HTML page of a session lies."""
+    return workspace.runs / session / PAGE_FILE
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A finished session: who answered, on which engine, and what is wrong with it for all systems alike."""
+
+    suite: Suite
+    session: Session
+    status: EndpointStatus
+    systems: tuple[tuple[System, AdapterRecord | None], ...]
+    faults: tuple[str, ...]
+
+
+def _adapters(registry: Registry, references: Sequence[str]) -> list[AdapterRecord]:
+    """The champions of the asked adapters' base, then the adapters themselves, each once and verified."""
+    if not references:
+        raise BadRequest("eval: no adapter is named; name one, or `latest`")
+    asked = [registry.adapter(reference) for reference in references]
+    bases = {record.base for record in asked}
+    if len(bases) > 1:
+        raise BadRequest(
+            f"eval: {', '.join(r.model_name for r in asked)} have different bases; evaluate them one by one"
+        )
+    states = name_states(registry.store, registry.ledger).values()
+    champions = [registry.adapter(s.champion_adapter) for s in states if s.champion_adapter]
+    wanted = {record.adapter: record for record in champions if record.base in bases}
+    # An adapter that is asked for stands among the candidates, at its own place, also where it is a champion.
+    for record in asked:
+        wanted.pop(record.adapter, None)
+        wanted[record.adapter] = record
+    for record in wanted.values():
+        registry.verify(record)
+    return list(wanted.values())
+
+
+async def _take(
+    suite: Suite,
+    request: EvalRequest,
+    adapters: Sequence[AdapterRecord],
+    session: Session,
+    progress: Progress,
+) -> _Taken:
+    """Load the systems, generate, and compare the engine before and after."""
+    async with Endpoint(request.endpoint, request.concurrency, request.patience) as endpoint:
+        for i, record in enumerate(adapters):
+            progress(i, len(adapters), f"loading {record.model_name}")
+            loaded = await endpoint.load_adapter(record.adapter)
+            if loaded != record.adapter:
+                raise CouldNotRun(
+                    f"endpoint {endpoint.url}: was asked for {short(record.adapter)}, loaded {short(loaded)}; "
+                    "start `llmops serve` in this workspace"
+                )
+        before = await endpoint.status()
+        systems = _systems(before, adapters)
+        await _require_all_loaded(endpoint, systems)
+        begun = session.begin(suite.config.name, suite.digest, before.engine)
+        job = Job(suite, tuple(s for s, _ in systems), engine_digest(before.engine), request.concurrency)
+        await generate(endpoint, job, session, progress)
+        after = await endpoint.status()
+    faults = engine_fault(begun.engine, before.engine, "since the session began")
+    faults += engine_fault(before.engine, after.engine, "during the session")
+    return _Taken(suite, session, before, systems, tuple(faults))
+
+
+def _systems(
+    status: EndpointStatus, adapters: Sequence[AdapterRecord]
+) -> tuple[tuple[System, AdapterRecord | None], ...]:
+    """The base first, then the adapters, by their names at the endpoint."""
+    for record in adapters:
+        if record.base != status.base.digest:
+            raise BadRequest(
+                f"adapter {record.model_name}: its base is {short(record.base)}, the endpoint serves "
+                f"{short(status.base.digest)}; serve its own base"
+            )
+    named = [(System(r.model_name, r.adapter, r.prompt_contract), r) for r in adapters]
+    return ((status.base, None), *named)
+
+
+async def _require_all_loaded(
+    endpoint: Endpoint, systems: Sequence[tuple[System, AdapterRecord | None]]
+) -> None:
+    """Loading one adapter may have pushed out another."""
+    there = set(await endpoint.models())
+    missing = [system.model for system, _ in systems if system.model not in there]
+    if missing:
+        raise CouldNotRun(
+            f"endpoint {endpoint.url}: does not hold {len(systems) - 1} adapters at once ({missing[0]} is gone); "
+            "raise `slots` in the serving profile, or evaluate fewer"
+        )
+
+
+def _result(registry: Registry, taken: _Taken, system: System, record: AdapterRecord | None) -> Result:
+    suite, kept = taken.suite, taken.session.completions()
+    completions = tuple(kept[case.digest, system.model] for case in suite.cases)
+    scores = scores_of(suite.config.metrics, suite.cases, completions)
+    faults = list(taken.faults) + completion_faults(
+        completions, system.digest, system.prompt_contract, suite.config.max_errored_frac
+    )
+    if record is not None:
+        faults += leak_fault(registry, record, suite.cases)
+    report = Report(
+        suite=suite.config.name,
+        suite_digest=suite.digest,
+        system=system.model,
+        model=system.digest,
+        base=taken.status.base.digest,
+        prompt_contract=system.prompt_contract,
+        engine=taken.status.engine,
+        session=taken.session.name,
+        decoding=suite.config.decoding.model_dump(mode="json"),
+        cases=suite.cases_digest,
+        completions=_keep(registry, suite.cases, completions),
+        n_cases=len(suite.cases),
+        n_errored=sum(c.status == "errored" for c in completions),
+        metrics=results_of(scores),
+        invalid=tuple(faults),
+        created_at=now(),
+    )
+    return Result(report, completions, scores)
+
+
+def _keep(registry: Registry, cases: Sequence[Case], completions: Sequence[Completion]) -> str:
+    """Store completions with the cases they answer; returns the artifact's digest."""
+    files = {
+        COMPLETIONS_FILE: b"".join(map(completion_line, completions)),
+        CASES_FILE: b"".join(canonical_json(asdict(case)) + b"\n" for case in cases),
+    }
+    return registry.store.put_files("completions", files)
+
+
+def _store(registry: Registry, report: Report) -> None:
+    digest = registry.store.put_record(report)
+    body = {"report": digest, "suite": report.suite, "model": report.model, "session": report.session}
+    registry.ledger.append("report.stored", body)
+
+
+def _write_metrics(session: Session, results: Sequence[Result]) -> None:
+    """One line a system and metric, each with its signature."""
+    lines = [
+        {"system": r.report.system, "metric": name, **asdict(metric), "report": r.report.digest()}
+        for r in results
+        for name, metric in r.report.metrics.items()
+    ]
+    (session.folder / METRICS_FILE).write_bytes(b"".join(canonical_json(line) + b"\n" for line in lines))
+
+
+def _write_page(suite: Suite, results: Sequence[Result], session: Session) -> None:
+    from llmops.evals.html import render
+
+    (session.folder / PAGE_FILE).write_text(render(suite, results), encoding="utf-8")
