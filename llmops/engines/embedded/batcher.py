@@ -143,6 +143,9 @@ class Batcher:
             if not future.set_running_or_notify_cancel():
                 continue
             try:
+                # The slot of an adapter that was unloaded is free for a load that waits right behind it.
+                self._drop_cancelled()
+                self._detach_retired()
                 future.set_result(function())
             except Exception as error:
                 future.set_exception(error)
