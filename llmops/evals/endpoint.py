@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import aiohttp
 
-from llmops.errors import BadRequest, CouldNotRun, EngineFailed, InvalidEvidence
+from llmops.errors import BadRequest, CouldNotRun, EngineFailed, InvalidEvidence, LlmopsError
 from llmops.evals.suite import Decoding
 from llmops.records import Case, Completion, EngineSignature, JsonDict, digest_of, short
 
@@ -101,7 +101,8 @@ class Endpoint:
         """Have an adapter loaded and proved; returns the digest the endpoint says it is.
 
         Raises:
-            InvalidEvidence: the endpoint refused it; carries its reason.
+            BadRequest: there is no such adapter, or it cannot be loaded there; carries the endpoint's reason.
+            InvalidEvidence: its files or its proof do not hold; carries the endpoint's reason.
             CouldNotRun: nothing answers, or the engine failed.
         """
         data = await self._control("POST", "/llmops/adapters", {"adapter": reference})
@@ -169,16 +170,10 @@ class Endpoint:
                 f"{where}: does not answer ({type(error).__name__}); "
                 "start `llmops serve`, or correct the address"
             ) from None
-        if response.status >= 500:
-            raise EngineFailed(
-                f"{where}: {path} answered {response.status}: {_reason(raw)}; see the engine's log"
-            )
         if response.status != 200:
-            if path != "/llmops/adapters":
-                raise BadRequest(
-                    f"{where}: {path} answered {response.status}; this is no `llmops serve`, use its address"
-                )
-            raise InvalidEvidence(f"{where}: refuses adapter {(body or {}).get('adapter')}: {_reason(raw)}")
+            raise _control_error(
+                response.status, f"{where}: {path} answered {response.status}: {_reason(raw)}"
+            )
         try:
             return json.loads(raw)
         except ValueError:
@@ -266,6 +261,15 @@ def _reason(raw: bytes) -> str:
 def _header(response: aiohttp.ClientResponse, name: str) -> str | None:
     value = response.headers.get(name)
     return None if value is None else _storable(value)
+
+
+def _control_error(status: int, said: str) -> LlmopsError:
+    """What a refused control request means: the endpoint's own word stands in `said`."""
+    if status == 422:
+        return InvalidEvidence(said)
+    if status >= 500:
+        return EngineFailed(f"{said}; see the engine's log")
+    return BadRequest(f"{said}; correct the adapter, or give the address of an `llmops serve`")
 
 
 def _storable(text: str) -> str:

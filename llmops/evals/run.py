@@ -7,11 +7,12 @@ reports) and the ledger (`report.stored`).
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from llmops.errors import BadRequest, CouldNotRun
+from llmops.errors import BadRequest, ConfigError, CouldNotRun
 from llmops.evals.endpoint import Endpoint, EndpointStatus, Patience, System, engine_digest
 from llmops.evals.evidence import completion_faults, engine_fault, leak_fault, results_of, scores_of
 from llmops.evals.generate import Job, generate
@@ -35,6 +36,8 @@ from llmops.settings import Workspace, now
 CASES_FILE = "cases.jsonl"
 METRICS_FILE = "metrics.jsonl"
 PAGE_FILE = "report.html"
+
+log = logging.getLogger("llmops.evals")
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ def evaluate(
         results = [_result(registry, taken, system, record) for system, record in taken.systems]
         for result in results:
             _store(registry, result.report)
+        _track(registry, workspace, taken, results)
         _write_metrics(session, results)
         _write_page(suite, results, session)
     return [result.report for result in results]
@@ -134,21 +138,13 @@ async def _take(
 ) -> _Taken:
     """Load the systems, generate, and compare the engine before and after."""
     async with Endpoint(request.endpoint, request.concurrency, request.patience) as endpoint:
-        for i, record in enumerate(adapters):
-            progress(i, len(adapters), f"loading {record.model_name}")
-            loaded = await endpoint.load_adapter(record.adapter)
-            if loaded != record.adapter:
-                raise CouldNotRun(
-                    f"endpoint {endpoint.url}: was asked for {short(record.adapter)}, loaded {short(loaded)}; "
-                    "start `llmops serve` in this workspace"
-                )
+        await _load(endpoint, adapters, progress)
         before = await endpoint.status()
         systems = _systems(before, adapters)
-        await _require_all_loaded(endpoint, systems)
         begun = session.begin(suite.config.name, suite.digest, before.engine)
         job = Job(suite, tuple(s for s, _ in systems), engine_digest(before.engine), request.concurrency)
         await generate(endpoint, job, session, progress)
-        after = await endpoint.status()
+        after = await _status_after(endpoint, session)
     faults = engine_fault(begun.engine, before.engine, "since the session began")
     faults += engine_fault(before.engine, after.engine, "during the session")
     return _Taken(suite, session, before, systems, tuple(faults))
@@ -168,17 +164,37 @@ def _systems(
     return ((status.base, None), *named)
 
 
-async def _require_all_loaded(
-    endpoint: Endpoint, systems: Sequence[tuple[System, AdapterRecord | None]]
-) -> None:
-    """Loading one adapter may have pushed out another."""
-    there = set(await endpoint.models())
-    missing = [system.model for system, _ in systems if system.model not in there]
-    if missing:
-        raise CouldNotRun(
-            f"endpoint {endpoint.url}: does not hold {len(systems) - 1} adapters at once ({missing[0]} is gone); "
-            "raise `slots` in the serving profile, or evaluate fewer"
-        )
+async def _status_after(endpoint: Endpoint, session: Session) -> EndpointStatus:
+    try:
+        return await endpoint.status()
+    except CouldNotRun as error:
+        raise CouldNotRun(f"{error}; all answers are kept, finish with --resume {session.name}") from error
+
+
+async def _load(endpoint: Endpoint, adapters: Sequence[AdapterRecord], progress: Progress) -> None:
+    """Have all adapters loaded at once. Loading one may push out another or restart the engine, so it is checked.
+
+    Raises:
+        CouldNotRun: the endpoint cannot hold them together.
+    """
+    missing = list(adapters)
+    for _ in range(2):
+        for i, record in enumerate(missing):
+            progress(i, len(missing), f"loading {record.model_name}")
+            loaded = await endpoint.load_adapter(record.adapter)
+            if loaded != record.adapter:
+                raise CouldNotRun(
+                    f"endpoint {endpoint.url}: was asked for {short(record.adapter)}, loaded {short(loaded)}; "
+                    "start `llmops serve` in this workspace"
+                )
+        there = set(await endpoint.models())
+        missing = [record for record in adapters if record.model_name not in there]
+        if not missing:
+            return
+    raise CouldNotRun(
+        f"endpoint {endpoint.url}: does not hold {len(adapters)} adapters at once ({missing[0].model_name} is gone); "
+        "raise `slots` in the serving profile, or evaluate fewer"
+    )
 
 
 def _result(registry: Registry, taken: _Taken, system: System, record: AdapterRecord | None) -> Result:
@@ -224,6 +240,22 @@ def _store(registry: Registry, report: Report) -> None:
     digest = registry.store.put_record(report)
     body = {"report": digest, "suite": report.suite, "model": report.model, "session": report.session}
     registry.ledger.append("report.stored", body)
+
+
+def _track(registry: Registry, workspace: Workspace, taken: _Taken, results: Sequence[Result]) -> None:
+    """Show each adapter's figures beside its training run; a tracker that is not there takes nothing from a report."""
+    from llmops.tracking import log_report_metrics
+
+    for (_, record), result in zip(taken.systems, results, strict=True):
+        run = registry.lineage(record).tracking_run if record else None
+        if run is None or not result.report.metrics:
+            continue
+        suite = result.report.suite
+        figures = {f"eval/{suite}/{name}": m.value for name, m in result.report.metrics.items()}
+        try:
+            log_report_metrics(workspace, run, figures)
+        except ConfigError as error:
+            log.warning("%s: figures are not shown in the tracker: %s", result.report.system, error)
 
 
 def _write_metrics(session: Session, results: Sequence[Result]) -> None:
