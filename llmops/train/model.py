@@ -1,0 +1,144 @@
+"""The model a recipe trains: device, base weights in the recipe's precision, and the adapter's configuration and layout.
+
+Loads base models from their folders; nothing here touches a network.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from llmops.errors import BadRequest, ConfigError, CouldNotRun
+from llmops.records import JsonDict
+from llmops.registry.bases import Base
+from llmops.train.recipe import Lora, Recipe
+
+Shapes = dict[str, tuple[int, ...]]
+
+# Attention on a CPU in bfloat16, forward and backward of one layer, 1 thread, AVX-512 bf16, torch 2.13, milliseconds:
+#   8x96 tokens: eager 7, sdpa 20;  8x160: 22, 39;  8x256: 55, 62;  4x512: 116, 104;  2x1024: 308, 131
+# Eager keeps the square of the length in memory, so it is only used where it is also the faster one.
+EAGER_UP_TO_TOKENS = 384
+
+
+def pick_device(wanted: str) -> str:
+    """`cpu` or `cuda` for a recipe's `device`; of several CUDA devices the first is used unless a launcher chose.
+
+    Raises:
+        ConfigError: CUDA is asked for and there is none.
+    """
+    found = torch.cuda.is_available()
+    if wanted == "cuda" and not found:
+        raise ConfigError("device: cuda is asked for and no CUDA device is there; set device: auto")
+    if wanted == "cpu" or not found:
+        return "cpu"
+    if "WORLD_SIZE" not in os.environ and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "0"  # TRL refuses the DataParallel that several visible ones mean
+    return "cuda"
+
+
+def load_tokenizer(base: Base) -> Any:
+    """The base model's fast tokenizer."""
+    return AutoTokenizer.from_pretrained(base.path, local_files_only=True)
+
+
+def load_base(base: Base, recipe: Recipe, device: str) -> Any:
+    """The base model for training, on `device`, in the recipe's precision, held in 4 bits if it says so.
+
+    Raises:
+        CouldNotRun: the weights do not load.
+    """
+    eager = device == "cpu" and recipe.max_tokens <= EAGER_UP_TO_TOKENS
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            base.path,
+            dtype=torch.bfloat16 if recipe.precision == "bf16" else torch.float32,
+            attn_implementation="eager" if eager else "sdpa",
+            quantization_config=_four_bits() if recipe.quantization == "nf4" else None,
+            device_map={"": device} if recipe.quantization == "nf4" else None,
+            local_files_only=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CouldNotRun(f"base model {base.ref}: does not load ({error}); check its files") from error
+    model.config.use_cache = False
+    return model
+
+
+def require_quantization(recipe: Recipe) -> None:
+    """Refuse 4 bits without the library that does them.
+
+    Raises:
+        ConfigError: says what to install.
+    """
+    if recipe.quantization == "nf4":
+        try:
+            import bitsandbytes  # noqa: F401
+        except ImportError:
+            raise ConfigError(
+                "quantization: nf4 needs bitsandbytes, which is not installed; pip install bitsandbytes, or set none"
+            ) from None
+
+
+def _four_bits() -> Any:
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def lora_config(lora: Lora) -> LoraConfig:
+    """PEFT's configuration of the adapter."""
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules),
+        use_rslora=lora.use_rslora,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+def adapter_shapes(base: Base, config: LoraConfig) -> Shapes:
+    """Names and shapes of the tensors an adapter of this configuration has on this base, without loading weights.
+
+    Raises:
+        BadRequest: the configuration does not fit the base (no such layers), in PEFT's words.
+    """
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base.path, local_files_only=True))
+    try:
+        with torch.device("meta"):
+            peft_model = get_peft_model(model, config)
+    except (ValueError, TypeError) as error:
+        raise BadRequest(f"adapter on {base.ref}: does not fit ({error}); correct lora.target_modules") from error
+    state = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def plain_config(config: LoraConfig) -> JsonDict:
+    """The configuration as PEFT writes it to adapter_config.json (sets become sorted lists)."""
+    found: JsonDict = config.to_dict()
+    return {name: sorted(value) if isinstance(value, set) else value for name, value in found.items()}
+
+
+def read_lora_config(folder: Path) -> LoraConfig:
+    """The configuration in a PEFT folder.
+
+    Raises:
+        BadRequest: PEFT cannot read it, or it is not LoRA's.
+    """
+    try:
+        config = LoraConfig.from_pretrained(str(folder))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BadRequest(f"{folder}: adapter_config.json cannot be read ({error}); save it again with PEFT") from error
+    if not isinstance(config, LoraConfig):
+        raise BadRequest(f"{folder}: holds {type(config).__name__}, not a LoRA adapter; give one")
+    return config

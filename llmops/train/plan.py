@@ -1,0 +1,102 @@
+"""Everything about a run that can be known before weights are loaded: `plan` refuses early what would fail late.
+
+Reads the recipe's base (its config and tokenizer), its rows and the workspace's store; writes the list of dropped rows.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmops.engines.servability import refusals
+from llmops.errors import ConfigError
+from llmops.records import JsonDict, Progress, PromptContract, digest_of
+from llmops.registry.adapters import Registry
+from llmops.registry.bases import Base, resolve_base
+from llmops.settings import Workspace
+from llmops.tracking import require_tracker
+from llmops.train.order import n_steps_of
+from llmops.train.recipe import Recipe, load_recipe
+from llmops.train.rows import Examples, dropped_lines, encode_rows, read_source, require_within_budget
+
+DROPPED_FILE = "dropped.jsonl"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe that can be run: resolved, with its base, contract and rows."""
+
+    recipe: Recipe
+    base: Base
+    contract: PromptContract
+    examples: Examples
+    device: str
+    n_parameters: int  # of the adapter
+
+    @property
+    def resolved(self) -> JsonDict:
+        """The recipe with every default written out, as it can be run again."""
+        found: JsonDict = self.recipe.model_dump(mode="json")
+        return found
+
+    @property
+    def recipe_digest(self) -> str:
+        """Digest of the resolved recipe."""
+        return digest_of(self.resolved)
+
+
+def plan(recipe_path: Path, workspace: Workspace, folder: Path, progress: Progress) -> Plan:
+    """Check a recipe against its base, its data and the engines that shall serve its adapter.
+
+    Args:
+        recipe_path: the YAML file.
+        workspace: where data and state are.
+        folder: an existing folder that gets `dropped.jsonl`.
+        progress: told what is being looked at.
+
+    Raises:
+        ConfigError: a setting is wrong, does not fit the base, cannot be served, or needs what is not installed.
+        DataError: a file is missing, or more rows would be dropped than the recipe allows.
+        BadRequest: the base or the dataset is not there.
+        InvalidEvidence: the dataset's snapshot was altered.
+    """
+    recipe = load_recipe(recipe_path)
+    tracking = recipe.tracking or workspace.config.tracking
+    require_tracker(tracking)
+    progress(0, 0, "loading libraries")
+    from llmops.train.model import load_tokenizer, pick_device, require_quantization
+
+    device = pick_device(recipe.device)
+    require_quantization(recipe)
+    base = resolve_base(recipe.base_model, lambda note: progress(0, 0, note))
+    n_parameters = _require_fit(recipe, base, recipe_path)
+    contract = recipe.contract_on(base.contract)
+    source = read_source(recipe, recipe_path.parent, Registry.of(workspace))
+    examples = encode_rows(source, recipe, load_tokenizer(base), contract, progress)
+    (folder / DROPPED_FILE).write_bytes(dropped_lines(examples.dropped))
+    require_within_budget(examples, recipe, folder / DROPPED_FILE)
+    n_steps = n_steps_of(recipe, len(examples.train))
+    resolved = recipe.model_copy(
+        update={"tracking": tracking, "device": device, "n_steps": n_steps, "n_epochs": None}
+    )
+    return Plan(resolved, base, contract, examples, device, n_parameters)
+
+
+def _require_fit(recipe: Recipe, base: Base, where: Path) -> int:
+    """The number of parameters the adapter will have on this base.
+
+    Raises:
+        ConfigError: the adapter could not be served, has layers the base lacks, or rows longer than the base can read.
+    """
+    from llmops.train.model import adapter_shapes, lora_config, plain_config
+
+    config = lora_config(recipe.lora)
+    reasons = refusals(plain_config(config))
+    if reasons:
+        raise ConfigError(f"{where}: the adapter could not be served: {'; '.join(reasons)}")
+    limit = json.loads((base.path / "config.json").read_text()).get("max_position_embeddings")
+    if isinstance(limit, int) and recipe.max_tokens > limit:
+        raise ConfigError(f"{where}: max_tokens: {recipe.max_tokens} is over the base model's {limit}; lower it")
+    shapes = adapter_shapes(base, config)
+    return sum(rows * columns for rows, columns in shapes.values())

@@ -1,0 +1,165 @@
+"""A recipe's rows as token ids and loss masks: every row is trained on, held out, or dropped with a reason.
+
+Reads dataset snapshots and JSONL files; rows of files are frozen as a snapshot of their own, so that lineage can name them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmops.chat import Encoded, Tokenizer, encode
+from llmops.data.rows import canonical_line, read_rows
+from llmops.data.snapshot import find_snapshot, load_pool
+from llmops.errors import DataError
+from llmops.records import DatasetSnapshot, Dropped, Progress, PromptContract, Row, canonical_json
+from llmops.registry.adapters import Registry
+from llmops.train.recipe import FileSource, Recipe
+
+N_NAMED = 3  # dropped rows that an error message names; the others are in the run's list
+_REPORT_EVERY = 500
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row as the trainer sees it."""
+
+    encoded: Encoded
+    group: str
+    source: str
+
+    @property
+    def n_tokens(self) -> int:
+        """Length in tokens."""
+        return len(self.encoded.input_ids)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows read for a recipe, before they are encoded."""
+
+    snapshot: DatasetSnapshot
+    rows: tuple[Row, ...]
+    dropped: tuple[Dropped, ...]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A recipe's rows, all accounted for."""
+
+    snapshot: DatasetSnapshot
+    train: tuple[Example, ...]
+    held_out: tuple[Example, ...]
+    dropped: tuple[Dropped, ...]
+
+    @property
+    def n_rows(self) -> dict[str, int]:
+        """Rows by what became of them."""
+        return {"train": len(self.train), "held_out": len(self.held_out), "dropped": len(self.dropped)}
+
+
+def read_source(recipe: Recipe, folder: Path, registry: Registry) -> Source:
+    """The rows a recipe names: a dataset's newest snapshot, or JSONL files (relative to `folder`) frozen as one now.
+
+    Raises:
+        BadRequest: the dataset has no snapshot.
+        DataError: a file is missing.
+        InvalidEvidence: the snapshot was altered.
+    """
+    if isinstance(recipe.data, FileSource):
+        return _freeze(recipe.name, recipe.data, folder, registry)
+    snapshot = find_snapshot(registry.store, registry.ledger, recipe.data.name)
+    return Source(snapshot, tuple(load_pool(registry.store, snapshot, recipe.data.pool)), ())
+
+
+def _freeze(name: str, source: FileSource, folder: Path, registry: Registry) -> Source:
+    found = [row for path in source.paths for row in read_rows(folder / path, Path(path).as_posix())]
+    rows = tuple(row for row in found if isinstance(row, Row))
+    dropped = tuple(row for row in found if isinstance(row, Dropped))
+    files = {
+        "train.jsonl": b"".join(canonical_line(row) + b"\n" for row in rows),
+        "dropped.jsonl": dropped_lines(dropped),
+    }
+    snapshot = DatasetSnapshot(
+        name=f"{name}-files",
+        artifact=registry.store.put_files("dataset", files),
+        n_rows={"train": len(rows)},
+        n_dropped=dict(sorted(Counter(d.reason.partition(":")[0] for d in dropped).items())),
+        licence="not stated",
+        origin="files of the recipe: " + ", ".join(source.paths),
+    )
+    registry.store.put_record(snapshot)
+    return Source(snapshot, rows, dropped)
+
+
+def dropped_lines(dropped: Iterable[Dropped]) -> bytes:
+    """Dropped rows as JSON lines of source and reason."""
+    return b"".join(canonical_json({"source": d.source, "reason": d.reason}) + b"\n" for d in dropped)
+
+
+def encode_rows(
+    source: Source, recipe: Recipe, tokenizer: Tokenizer, contract: PromptContract, progress: Progress
+) -> Examples:
+    """Every row with its checked loss mask, split into trained on, held out and dropped.
+
+    A row is dropped when it was malformed, has more than `recipe.max_tokens` tokens, or has no exact loss mask. Whether
+    that is too many is for `require_within_budget`.
+    """
+    kept: list[Example] = []
+    dropped = list(source.dropped)
+    for i, row in enumerate(source.rows):
+        if i % _REPORT_EVERY == 0:
+            progress(0, 0, f"encoding rows: {i:,} of {len(source.rows):,}")
+        try:
+            example = Example(encode(tokenizer, contract, row.messages), row.group, row.source)
+        except DataError as error:
+            dropped.append(Dropped(row.source, f"no exact loss mask: {error}"))
+            continue
+        if example.n_tokens > recipe.max_tokens:
+            dropped.append(Dropped(row.source, f"too long: {example.n_tokens} tokens, max_tokens is {recipe.max_tokens}"))
+            continue
+        kept.append(example)
+    train, held_out = hold_out(kept, recipe.held_out_frac, recipe.seed)
+    return Examples(source.snapshot, tuple(train), tuple(held_out), tuple(dropped))
+
+
+def require_within_budget(examples: Examples, recipe: Recipe, listing: Path) -> None:
+    """Refuse a run that would lose more rows than the recipe allows.
+
+    Args:
+        examples: the rows as `encode_rows` found them.
+        recipe: names the budget.
+        listing: file that lists every dropped row, for the message.
+
+    Raises:
+        DataError: names the first dropped rows by file and line; or no row is left to train on.
+    """
+    n_dropped, n_all = len(examples.dropped), sum(examples.n_rows.values())
+    if n_all == 0:
+        raise DataError(f"data of {recipe.name}: has no rows; give files or a dataset with at least one")
+    if examples.train and n_dropped <= recipe.drop_budget_frac * n_all:
+        return
+    first = "; ".join(f"{d.source}: {d.reason}" for d in examples.dropped[:N_NAMED])
+    raise DataError(
+        f"{first}{'; ...' if n_dropped > N_NAMED else ''}: {n_dropped:,} of {n_all:,} rows would be dropped "
+        f"({n_dropped / n_all:.2%}), the budget is {recipe.drop_budget_frac:.2%}; all are listed in {listing}; mend them, "
+        "or raise drop_budget_frac or max_tokens"
+    )
+
+
+def hold_out(rows: Sequence[Example], held_out_frac: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """Rows to train on and rows to hold out, in their own order.
+
+    Whole groups are held out, in the order of a hash of seed and group, as long as they fit into the fraction: rows of one
+    group are alike, and a near-copy of a trained row would say nothing. If no group fits, none is held out.
+    """
+    sizes = Counter(row.group for row in rows)
+    room, chosen = round(held_out_frac * len(rows)), set[str]()
+    for group in sorted(sizes, key=lambda g: hashlib.sha256(f"{seed}:{g}".encode()).digest()):
+        if sizes[group] <= room:
+            chosen.add(group)
+            room -= sizes[group]
+    return [r for r in rows if r.group not in chosen], [r for r in rows if r.group in chosen]
