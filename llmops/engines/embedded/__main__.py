@@ -21,14 +21,17 @@ if TYPE_CHECKING:
     from llmops.engines.embedded.model import LanguageModel
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-QUIET = {
+DEFAULTS = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
+    # Threads that spin at a barrier slow each other down many times over when other processes want the cores.
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
+"""Environment of the child unless set otherwise; read by libraries when they are imported."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -61,7 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Serve until told to stop; returns the exit code."""
     args = make_parser().parse_args(argv)
-    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+    os.environ.update({name: os.environ.get(name, value) for name, value in DEFAULTS.items()})
     try:
         listener = _reserve(args.host, args.port)
         model = _load_model(args)
