@@ -83,7 +83,9 @@ def _step(state: NameState, event: Event, store: Store) -> NameState:
 
 def name_state(registry: Registry, name: str) -> NameState:
     """The state of one public name; empty when nothing was ever released under it."""
-    return name_states(registry.store, registry.ledger).get(name, NameState(name))
+    # Folded alone: a damaged release of another name must not keep this one from moving.
+    about = [e for e in registry.ledger.events(*RELEASE_KINDS) if e.body["public_name"] == name]
+    return fold_releases(registry.store, about).get(name, NameState(name))
 
 
 def release_anchors(store: Store) -> list[Anchor]:

@@ -36,7 +36,7 @@ from llmops.serving.routes import Live
 
 KEEPALIVE_S = 3.0  # below the 5 s after which vLLM closes an idle connection
 CLIENT_CLOSED = 499
-LOST = "engine_lost"
+AWAY = "engine_unavailable"
 
 
 class Relay:
@@ -121,31 +121,24 @@ class Relay:
         Raises:
             Refusal: the engine refused, is gone, or took too long; nothing was sent to the client yet.
         """
-        retry = True
+        lost = Refusal(502, "the engine was lost before the answer was whole", code="engine_lost")
+        retried = False
         while True:
             try:
                 return await self._ask_once(path, exchange)
             except aiohttp.ServerDisconnectedError:
-                if retry and not exchange.started:
-                    retry = False  # an idle connection that the engine had closed; it did not see the request
+                if not (retried or exchange.started):
+                    retried = True  # most likely an idle connection that the engine had closed
                     continue
-                failure = Refusal(
-                    502, "the engine closed the connection before the answer was whole", code=LOST
-                )
+                failure = lost
             except aiohttp.ClientConnectorError:
-                failure = Refusal(
-                    503, "the engine is not reachable; try again shortly", None, "engine_unavailable", 2
-                )
+                failure = lost if retried else Refusal(503, "the engine is not reachable", None, AWAY, 2)
             except TimeoutError:
                 failure = Refusal(
                     504, f"no whole answer within {self._timeout.total:g} s", code="engine_timeout"
                 )
-            except (aiohttp.ClientError, OSError) as error:
-                failure = Refusal(
-                    502,
-                    f"the engine was lost before the answer was whole ({type(error).__name__})",
-                    code=LOST,
-                )
+            except (aiohttp.ClientError, OSError):
+                failure = lost
             if not exchange.started:
                 raise failure
             await exchange.break_off(failure)

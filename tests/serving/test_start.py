@@ -1,0 +1,125 @@
+"""What keeps a gateway from starting: said in one line with its exit code, and nothing stays behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from llmops.errors import ConfigError
+from llmops.serving.lock import running, serve_lock
+from llmops.serving.profile import load_profile
+from llmops.settings import Workspace
+from tests.serving.gateway import wait_for, write_profile
+
+ROOT = Path(__file__).parents[2]
+
+
+def serve(profile: Path, workspace: Workspace, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "llmops.cli", "serve", str(profile), *options]
+    environment = {**os.environ, "LLMOPS_WORKSPACE": str(workspace.root)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        yield holder.getsockname()[1]
+
+
+def test_port_in_use_is_found_before_the_engine_starts(workspace: Workspace, tiny_model: Path, taken: int) -> None:
+    done = serve(write_profile(workspace.root, tiny_model), workspace, "--port", str(taken))
+    assert done.returncode == 5
+    assert f"port {taken} on 127.0.0.1: Address already in use" in last_line(done)
+    assert not (workspace.logs / "engine.log").exists()
+    with serve_lock(workspace):
+        pass
+
+
+def test_engine_that_dies_at_start_ends_serve_with_5(workspace: Workspace, tiny_model: Path) -> None:
+    broken = shutil.copytree(tiny_model, workspace.root / "broken")
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    done = serve(write_profile(workspace.root, broken), workspace, "--port", str(port))
+    assert done.returncode == 5, done.stderr
+    assert "engine transformers ended with code" in last_line(done)
+    assert "engine.log" in last_line(done)
+    assert running(workspace) is None
+    assert not workspace.serve_file.exists()
+    with serve_lock(workspace), socket.socket() as again:
+        again.bind(("127.0.0.1", port))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.7", "::", "serving.example"])
+def test_address_that_others_reach_is_refused_without_keys(workspace: Workspace, tiny_model: Path, host: str) -> None:
+    profile = write_profile(workspace.root, tiny_model, host=host)
+    with pytest.raises(ConfigError, match="there are no keys to keep them out"):
+        load_profile(profile)
+
+
+def test_refused_profile_ends_serve_with_2(workspace: Workspace, tiny_model: Path) -> None:
+    done = serve(write_profile(workspace.root, tiny_model, host="0.0.0.0"), workspace)
+    assert done.returncode == 2
+    assert "host: this address can be reached from other machines" in last_line(done)
+    assert "0.0.0.0" in last_line(done)
+
+
+def test_misspelt_setting_is_answered_with_the_nearest(workspace: Workspace, tiny_model: Path) -> None:
+    with pytest.raises(ConfigError, match="max_lora_rnk is not a setting; did you mean max_lora_rank"):
+        load_profile(write_profile(workspace.root, tiny_model, max_lora_rnk=8))
+
+
+@pytest.mark.parametrize("name", ["local.yaml", "vllm.yaml"])
+def test_shipped_profile_loads_and_starts_with_its_command(name: str) -> None:
+    path = ROOT / "serving" / name
+    load_profile(path)
+    assert path.read_text().splitlines()[0] == f"# llmops serve serving/{name}"
+
+
+def test_record_of_a_serve_that_was_killed_is_not_believed(workspace: Workspace) -> None:
+    workspace.serve_file.write_text('{"pid": 1, "url": "http://127.0.0.1:1", "engine": {}, "started_at": ""}')
+    assert running(workspace) is None
+    with serve_lock(workspace):
+        assert not workspace.serve_file.exists()
+
+
+def test_gateway_runs_under_an_asgi_server_of_the_user(workspace: Workspace, tiny_model: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    profile = write_profile(workspace.root, tiny_model, port=port, max_model_tokens=512)
+    command = [sys.executable, "-m", "uvicorn", "--factory", "serving.app:build", "--port", str(port)]
+    environment = {
+        **os.environ,
+        "LLMOPS_WORKSPACE": str(workspace.root),
+        "LLMOPS_PROFILE": str(profile),
+        "OMP_NUM_THREADS": "1",
+    }
+    process = subprocess.Popen(command, cwd=ROOT, env=environment)
+    try:
+        wait_for(lambda: running(workspace) or process.poll() is not None, within_s=120)
+        models = httpx.get(f"http://127.0.0.1:{port}/v1/models").json()["data"]
+        body = {"model": models[0]["id"], "prompt": "a", "max_tokens": 1}
+        assert httpx.post(f"http://127.0.0.1:{port}/v1/completions", json=body).status_code == 200
+        process.terminate()
+        process.wait(60)
+        assert running(workspace) is None
+    finally:
+        process.kill()
+        process.wait()
