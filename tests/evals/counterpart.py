@@ -1,6 +1,6 @@
-"""The other side of the evaluation client: an HTTP server in OpenAI's shape with llmops' headers, answers and faults scripted.
+"""The other side of the evaluation client: an HTTP server in OpenAI's shape with llmops' headers, all scripted.
 
-It stands in for no model: what it answers is given by the test, so that scores, differences and faults are known exactly.
+It stands in for no model: the test gives what it answers, so that scores, differences and faults are known.
 """
 
 from __future__ import annotations

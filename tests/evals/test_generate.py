@@ -15,6 +15,11 @@ from llmops.evals.run import report_page
 from tests.evals.conftest import N_CASES, Room, right
 from tests.evals.counterpart import Fault
 
+SURROGATE = (
+    b'{"choices": [{"message": {"content": "\\ud800"}}],'
+    b' "usage": {"prompt_tokens": 1, "completion_tokens": 1}}'
+)
+
 
 def lines(room: Room, session: str, name: str = "completions.jsonl") -> list[dict[str, object]]:
     path = room.workspace.runs / session / name
@@ -56,9 +61,7 @@ def test_no_more_questions_are_under_way_than_allowed(room: Room) -> None:
         Fault(cut=True),
         Fault(raw=b'{"choices": ['),
         Fault(raw=b'{"choices": [{"message": {"content": null}}], "usage": {}}'),
-        Fault(
-            raw=b'{"choices": [{"message": {"content": "\\ud800"}}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}'
-        ),
+        Fault(raw=SURROGATE),
     ],
     ids=["busy", "too many", "cut connection", "half a body", "no text", "lone surrogate"],
 )

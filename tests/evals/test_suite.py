@@ -1,0 +1,131 @@
+"""Suites: explicit, digested, and sampled stably over groups."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmops.data import find_snapshot, load_pool
+from llmops.errors import BadRequest, ConfigError, DataError
+from llmops.evals.suite import SuiteConfig, cases_of, load_suite, sample
+from llmops.records import Case, Message, Row
+from llmops.settings import load_yaml
+from tests.evals.conftest import Room, build_questions, write
+
+SUITES = Path(__file__).parents[2] / "evals" / "suites"
+
+
+def case(i: int, group: str) -> Case:
+    return Case((Message("user", f"q{i}"),), (f"a{i}",), group, f"f:{i}")
+
+
+@pytest.mark.parametrize("path", sorted(SUITES.glob("*.yaml")), ids=lambda p: p.name)
+def test_every_suite_file_loads_and_opens_with_the_command_that_runs_it(path: Path) -> None:
+    assert path.read_text().splitlines()[0] == f"# llmops eval evals/suites/{path.name}"
+    assert load_yaml(path, SuiteConfig).name == path.stem
+
+
+groups = st.lists(st.sampled_from("abcde"), min_size=1, max_size=40)
+
+
+@given(groups, st.integers(1, 40), st.integers(0, 5), st.randoms())
+def test_sample_depends_on_content_and_seed_alone(names: list[str], n: int, seed: int, random: Any) -> None:
+    cases = [case(i, group) for i, group in enumerate(names)]
+    shuffled = list(cases)
+    random.shuffle(shuffled)
+    assert sample(cases, n, seed) == sample(shuffled, n, seed)
+    assert sample(cases, n, seed) == sample(cases, None, seed)[:n]
+    assert sorted(c.digest for c in sample(cases, None, seed)) == sorted(c.digest for c in cases)
+
+
+@given(groups, st.integers(1, 40))
+def test_no_group_gives_a_second_case_before_every_group_gave_one(names: list[str], n: int) -> None:
+    cases = [case(i, group) for i, group in enumerate(names)]
+    taken, sizes = Counter(c.group for c in sample(cases, n, 0)), Counter(names)
+    most = max(taken.values())
+    assert all(taken[group] >= min(most - 1, size) for group, size in sizes.items())
+
+
+def test_another_seed_takes_other_cases() -> None:
+    cases = [case(i, f"g{i % 10}") for i in range(100)]
+    assert {c.digest for c in sample(cases, 20, 0)} != {c.digest for c in sample(cases, 20, 1)}
+
+
+def test_answers_to_one_prompt_become_references_of_one_case() -> None:
+    rows = [
+        Row((Message("user", q), Message("assistant", a)), "g", f"f:{i}")
+        for i, (q, a) in enumerate(["px", "qx", "py"])
+    ]
+    first, second = cases_of(rows)
+    assert (first.references, first.source, second.references) == (("x", "y"), "f:0", ("x",))
+
+
+def test_cases_come_from_the_gate_pool_alone(room: Room) -> None:
+    suite = load_suite(room.suite(), room.registry)
+    snapshot = find_snapshot(room.registry.store, room.registry.ledger, "questions")
+    pools = {
+        name: {r.messages[:-1] for r in load_pool(room.registry.store, snapshot, name)}
+        for name in snapshot.n_rows
+    }
+    asked = {c.messages for c in suite.cases}
+    assert asked <= pools["gate"]
+    assert not asked & (pools["train"] | pools["rate"])
+    with pytest.raises(ConfigError, match=r"cases\.dataset\.pool: Input should be 'gate' or 'rate'"):
+        load_suite(room.suite(cases={"kind": "dataset", "name": "questions", "pool": "train"}), room.registry)
+
+
+def test_digest_covers_settings_and_resolved_cases(room: Room) -> None:
+    before = load_suite(room.suite(), room.registry)
+    assert load_suite(room.suite(), room.registry).digest == before.digest
+    warmer = load_suite(room.suite(decoding={"temperature": 0.1, "max_tokens": 16}), room.registry)
+    assert warmer.digest != before.digest
+    assert warmer.cases_digest == before.cases_digest
+    build_questions(room.workspace, room.registry, 400)
+    assert load_suite(room.suite(), room.registry).cases_digest != before.cases_digest
+
+
+def test_cases_of_a_file_are_read_in_order_and_a_bad_line_is_named(room: Room) -> None:
+    path = room.workspace.root / "cases.jsonl"
+    lines = [{"prompt": f"q{i}", "completion": f"a{i}"} for i in range(3)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    suite = room.suite(cases={"kind": "file", "path": "cases.jsonl"})
+    assert [c.references for c in load_suite(suite, room.registry).cases] == [("a0",), ("a1",), ("a2",)]
+    path.write_text(path.read_text() + "{oops\n")
+    with pytest.raises(DataError, match=r"cases\.jsonl:4: malformed JSON"):
+        load_suite(suite, room.registry)
+    path.write_text('{"prompt": "q", "completion": "a"}\n')
+    with pytest.raises(DataError, match="1 cases; nothing can be estimated"):
+        load_suite(suite, room.registry)
+    path.unlink()
+    with pytest.raises(DataError, match=r"cases\.jsonl: no such file"):
+        load_suite(suite, room.registry)
+
+
+def test_dataset_that_was_never_built_is_a_bad_request(room: Room) -> None:
+    with pytest.raises(BadRequest, match="llmops data build"):
+        load_suite(room.suite(cases={"kind": "dataset", "name": "other"}), room.registry)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metrics": ["rougel"]}, "rougel is not a metric; did you mean rougeL"),
+        ({"metrics": ["bleu", "bleu"]}, "a metric is named twice"),
+        ({"metrics": []}, "metrics: "),
+        ({"decoding": {"max_tokens": 4}}, "decoding.temperature is missing"),
+        ({"decoding": {"temperature": 0, "max_tokens": 4, "top_k": 3}}, "decoding.top_k is not a setting"),
+    ],
+)
+def test_suite_that_does_not_say_what_it_must_is_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    config = yaml.safe_load((SUITES / "docstrings.yaml").read_text())
+    with pytest.raises(ConfigError, match=message):
+        load_yaml(write(tmp_path / "suite.yaml", {**config, **change}), SuiteConfig)
