@@ -63,7 +63,7 @@ def endpoint_of(workspace: Workspace) -> str:
 
 def _print(reports: list[Report]) -> None:
     first = reports[0]
-    names = list(first.metrics)
+    names = list(dict.fromkeys(name for report in reports for name in report.metrics))
     rows = [(r.system, r.n_cases - r.n_errored, *(_cell(r, name) for name in names)) for r in reports]
     typer.echo(table(("system", "cases", *names), rows))
     engine = first.engine
@@ -77,7 +77,9 @@ def _print(reports: list[Report]) -> None:
 
 
 def _cell(report: Report, name: str) -> str:
-    m = report.metrics[name]
+    m = report.metrics.get(name)
+    if m is None:  # too few cases were answered to score any
+        return "-"
     return f"{m.value:.1f} [{m.low:.1f}, {m.high:.1f}]"
 
 

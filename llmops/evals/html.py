@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from llmops.evals.compare import Paired, pair
 from llmops.evals.evidence import BOUND_LEVEL, REPORT_LEVEL
+from llmops.evals.metrics import METRICS
 from llmops.evals.plots import Forest, Histogram, Scatter, forest, histogram, scatter
 from llmops.evals.suite import Suite
 from llmops.records import JsonDict, Message, Report
@@ -155,9 +156,10 @@ def _shown(paired: Paired, results: Sequence[Result], indices: tuple[int, int], 
 
 
 def _histograms(suite: Suite, results: Sequence[Result]) -> dict[str, Histogram]:
-    """Distributions of per-case scores, all systems in one plot a metric."""
+    """Distributions of per-case scores, all systems in one plot a metric; yes-or-no metrics have none."""
     plots = {}
-    for name in suite.config.metrics:
+    graded = [name for name in suite.config.metrics if METRICS[name].kind != "binary"]
+    for name in graded:
         series = [r.scores[name].per_case.tolist() if name in r.scores else [] for r in results]
         if any(series):
             plots[name] = histogram(series)

@@ -104,7 +104,7 @@ def forest(differences: dict[str, Interval], width: float = 760) -> Forest:
 
 def histogram(series: Sequence[Sequence[float]], width: float = 360, height: float = 150) -> Histogram:
     """Shares of cases in bins of 5 points from 0 to 100, one outline a system, on one scale."""
-    left, bottom, top = 8.0, height - 22.0, 8.0
+    left, bottom, top = 16.0, height - 22.0, 8.0
     bin_width = (width - 2 * left) / N_BINS
     shares = [_shares(values) for values in series]
     tallest = max((max(s) for s in shares), default=0.0) or 1.0
