@@ -145,7 +145,9 @@ def log_report_metrics(workspace: Workspace, run_id: str, metrics: Mapping[str, 
     try:
         client.log_batch(run_id, metrics=_points(metrics, 0))
     except MlflowException as error:
-        raise ConfigError(f"tracking run {run_id}: {error.message}; is {workspace.mlflow_uri} the right database?") from error
+        raise ConfigError(
+            f"tracking run {run_id}: {error.message}; is {workspace.mlflow_uri} the right database?"
+        ) from error
 
 
 def flatten(params: JsonDict, prefix: str = "") -> dict[str, str]:

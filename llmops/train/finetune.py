@@ -1,7 +1,7 @@
 """`finetune`: a recipe becomes a registered adapter, or a failed run that says why. The ledger has both.
 
-Writes `.llmops/runs/<run>/`: recipe.json (resolved, with its digest), metrics.jsonl, dropped.jsonl, and error.txt when it
-failed. The adapter itself goes into the store; nothing is registered unless all of it was written and proven to act.
+Writes `.llmops/runs/<run>/`: recipe.json (resolved, with its digest), metrics.jsonl, dropped.jsonl, and error.txt
+when it failed. The adapter itself goes into the store; nothing is registered unless all of it was written and acts.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def _begin(name: str, workspace: Workspace, registry: Registry) -> Run:
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise StoreError(f"{folder}: cannot be made ({error.strerror}); free space or fix permissions") from error
+        raise StoreError(
+            f"{folder}: cannot be made ({error.strerror}); free space or fix permissions"
+        ) from error
     registry.ledger.append("run.started", {"run": run_id})
     return Run(run_id, folder, git_state(workspace.root))
 
@@ -130,9 +132,7 @@ def _run(recipe_path: Path, run: Run, workspace: Workspace, progress: Progress) 
     return record
 
 
-def _train(
-    planned: Plan, run: Run, tracker: Tracker, progress: Progress
-) -> tuple[dict[str, float], Probes]:
+def _train(planned: Plan, run: Run, tracker: Tracker, progress: Progress) -> tuple[dict[str, float], Probes]:
     """Train, save, and probe what was saved; the run's figures and the probes."""
     from llmops.train.sft import SftRun, train_adapter
 

@@ -46,7 +46,9 @@ def git_state(folder: Path) -> GitState | None:
     diff = _git(root, "diff", "--binary", "--no-color", "--no-ext-diff", "--no-textconv", against) or b""
     untracked = _git(root, "ls-files", "--others", "--exclude-standard", "-z") or b""
     names = sorted(os.fsdecode(name) for name in untracked.split(b"\0") if name)
-    return GitState(sha.decode().strip() if sha else None, diff + b"".join(_untracked(root, name) for name in names))
+    return GitState(
+        sha.decode().strip() if sha else None, diff + b"".join(_untracked(root, name) for name in names)
+    )
 
 
 _EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"  # git's well-known id of a tree without files
@@ -72,7 +74,10 @@ def _untracked(root: Path, name: str) -> bytes:
             return f"untracked file left out ({why}): {name} {size} bytes sha256 {digest}\n".encode()
     except OSError as error:
         return f"untracked file could not be read: {name} ({error.strerror})\n".encode()
-    return _git(root, "diff", "--no-index", "--binary", "--no-color", "--no-ext-diff", "--", "/dev/null", name) or b""
+    return (
+        _git(root, "diff", "--no-index", "--binary", "--no-color", "--no-ext-diff", "--", "/dev/null", name)
+        or b""
+    )
 
 
 def _names_a_secret(path: Path) -> bool:

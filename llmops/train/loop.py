@@ -38,8 +38,8 @@ def label_positions(labels: torch.Tensor) -> torch.Tensor:
 def scoring_only(output_layer: torch.nn.Module, positions: torch.Tensor) -> Iterator[None]:
     """Inside, the output layer sees the hidden states [B, T, H] at `positions` alone, as [1, N, H].
 
-    N is the number of True in `positions` [B, T], in row-major order. The model runs its own forward (and whatever wraps
-    it: autocast, DDP), so its logits come out as [1, N, V] with all it does to them (soft caps, scales).
+    N is the number of True in `positions` [B, T], in row-major order. The model runs its own forward (and whatever
+    wraps it: autocast, DDP), so its logits come out as [1, N, V] with all it does to them (soft caps, scales).
     """
 
     def select(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -52,7 +52,9 @@ def scoring_only(output_layer: torch.nn.Module, positions: torch.Tensor) -> Iter
         handle.remove()
 
 
-def label_nll(model: Any, output_layer: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
+def label_nll(
+    model: Any, output_layer: torch.nn.Module, batch: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, int]:
     """Summed negative log-likelihood of a batch's labels in nats (scalar, fp32), and how many there are.
 
     Args:
@@ -67,10 +69,13 @@ def label_nll(model: Any, output_layer: torch.nn.Module, batch: dict[str, torch.
     positions = label_positions(labels)
     targets = labels[:, 1:][positions[:, :-1]]
     with scoring_only(output_layer, positions):
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+        logits = model(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+        ).logits
     if logits.shape[:2] != (1, targets.numel()):
         raise RuntimeError(
-            f"{type(model).__name__}: gave logits {tuple(logits.shape)} for {targets.numel()} labels; its output layer is not used"
+            f"{type(model).__name__}: gave logits {tuple(logits.shape)} for {targets.numel()} labels; "
+            "its output layer does not see all hidden states, so it cannot be trained here"
         )
     return F.cross_entropy(logits[0].float(), targets, reduction="sum"), targets.numel()
 
@@ -114,9 +119,9 @@ class StepReporter(TrainerCallback):  # type: ignore[misc]
         """Call `on_step` after each optimizer step."""
         self.on_step = on_step
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **rest: Any) -> None:
+    def on_log(self, _args: Any, state: Any, _control: Any, logs: dict[str, Any], **_: Any) -> None:
         """Called by the trainer; takes the lines that carry a step's loss."""
-        if logs and "loss" in logs:
+        if "loss" in logs:
             names = ("loss", "grad_norm", "learning_rate")
             figures = {name: float(logs[name]) for name in names if logs.get(name) is not None}
             self.on_step(state.global_step, state.max_steps, figures)

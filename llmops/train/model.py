@@ -1,4 +1,4 @@
-"""The model a recipe trains: device, base weights in the recipe's precision, and the adapter's configuration and layout.
+"""The model a recipe trains: device, base weights in the recipe's precision, the adapter's configuration and layout.
 
 Loads base models from their folders; nothing here touches a network.
 """
@@ -38,7 +38,8 @@ def pick_device(wanted: str) -> str:
     if wanted == "cpu" or not found:
         return "cpu"
     if "WORLD_SIZE" not in os.environ and "CUDA_VISIBLE_DEVICES" not in os.environ:
-        os.environ["CUDA_VISIBLE_DEVICES"] = "0"  # TRL refuses the DataParallel that several visible ones mean
+        # Several visible ones would mean DataParallel, which TRL refuses.
+        os.environ["CUDA_VISIBLE_DEVICES"] = "0"
     return "cuda"
 
 
@@ -80,7 +81,8 @@ def require_quantization(recipe: Recipe) -> None:
             import bitsandbytes  # noqa: F401
         except ImportError:
             raise ConfigError(
-                "quantization: nf4 needs bitsandbytes, which is not installed; pip install bitsandbytes, or set none"
+                "quantization: nf4 needs bitsandbytes, which is not installed; "
+                "pip install bitsandbytes==0.50.2, or set none"
             ) from None
 
 
@@ -99,7 +101,9 @@ def lora_config(lora: Lora) -> LoraConfig:
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules),
+        target_modules=lora.target_modules
+        if isinstance(lora.target_modules, str)
+        else list(lora.target_modules),
         use_rslora=lora.use_rslora,
         bias="none",
         task_type="CAUSAL_LM",
@@ -118,7 +122,9 @@ def adapter_shapes(base: Base, config: LoraConfig) -> Shapes:
         with torch.device("meta"):
             peft_model = get_peft_model(model, config)
     except (ValueError, TypeError) as error:
-        raise BadRequest(f"adapter on {base.ref}: does not fit ({error}); correct lora.target_modules") from error
+        raise BadRequest(
+            f"adapter on {base.ref}: does not fit ({error}); correct lora.target_modules"
+        ) from error
     state = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
@@ -138,7 +144,9 @@ def read_lora_config(folder: Path) -> LoraConfig:
     try:
         config = LoraConfig.from_pretrained(str(folder))
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise BadRequest(f"{folder}: adapter_config.json cannot be read ({error}); save it again with PEFT") from error
+        raise BadRequest(
+            f"{folder}: adapter_config.json cannot be read ({error}); save it again with PEFT"
+        ) from error
     if not isinstance(config, LoraConfig):
         raise BadRequest(f"{folder}: holds {type(config).__name__}, not a LoRA adapter; give one")
     return config

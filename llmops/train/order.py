@@ -21,9 +21,9 @@ def n_steps_of(recipe: Recipe, n_rows: int) -> int:
 def training_order(lengths: Sequence[int], n_steps: int, batch: Batch, seed: int) -> list[int]:
     """Row numbers in training order, `n_steps * batch.n_rows` of them; every row once before any row twice.
 
-    With `group_by_length`, rows are sorted by length within windows of 16 passes and the passes of a window are shuffled
-    again, so that the length says nothing about when in the run a row is seen. (A sort over the whole run, as in
-    transformers' LengthGroupedSampler with few batches, would be a curriculum.)
+    With `group_by_length`, rows are sorted by length within windows of 16 passes and the passes of a window are
+    shuffled again, so that the length says little about when in the run a row is seen. (A sort over the whole run,
+    which is what transformers' LengthGroupedSampler comes to with few batches, would be a curriculum.)
 
     Args:
         lengths: tokens of each row.

@@ -16,6 +16,7 @@ from llmops.registry.adapters import Registry
 from llmops.registry.bases import Base, resolve_base
 from llmops.settings import Workspace
 from llmops.tracking import require_tracker
+from llmops.train.libraries import quiet_libraries
 from llmops.train.order import n_steps_of
 from llmops.train.recipe import Recipe, load_recipe
 from llmops.train.rows import Examples, dropped_lines, encode_rows, read_source, require_within_budget
@@ -65,6 +66,7 @@ def plan(recipe_path: Path, workspace: Workspace, folder: Path, progress: Progre
     tracking = recipe.tracking or workspace.config.tracking
     require_tracker(tracking)
     progress(0, 0, "loading libraries")
+    quiet_libraries()
     from llmops.train.model import load_tokenizer, pick_device, require_quantization
 
     device = pick_device(recipe.device)
@@ -97,6 +99,8 @@ def _require_fit(recipe: Recipe, base: Base, where: Path) -> int:
         raise ConfigError(f"{where}: the adapter could not be served: {'; '.join(reasons)}")
     limit = json.loads((base.path / "config.json").read_text()).get("max_position_embeddings")
     if isinstance(limit, int) and recipe.max_tokens > limit:
-        raise ConfigError(f"{where}: max_tokens: {recipe.max_tokens} is over the base model's {limit}; lower it")
+        raise ConfigError(
+            f"{where}: max_tokens: {recipe.max_tokens} is over the base model's {limit}; lower it"
+        )
     shapes = adapter_shapes(base, config)
     return sum(rows * columns for rows, columns in shapes.values())

@@ -16,8 +16,8 @@ from llmops.records import Probes
 N_PROBES = 8
 MAX_PROBE_TOKENS = 128
 MIN_EFFECT_NATS = 0.01
-"""Mean absolute change a token below which an adapter counts as doing nothing. Rounding of a bfloat16 engine is about 0.05,
-two steps of a real run change 0.25; an untrained adapter changes exactly 0."""
+"""Mean absolute change a token below which an adapter counts as doing nothing: rounding of a bfloat16 engine is about
+0.05, two steps of a real run change 0.25, an untrained adapter changes exactly 0."""
 
 TokenRows = Sequence[Sequence[int]]
 
@@ -35,7 +35,9 @@ def choose_probes(conversations: TokenRows) -> tuple[tuple[int, ...], ...]:
     cut = [row[:MAX_PROBE_TOKENS] for row in usable if len(row) > MAX_PROBE_TOKENS]
     chosen = tuple((whole + cut)[:N_PROBES])
     if not chosen:
-        raise TrainingFailed("probes: there is no conversation of two tokens or more to probe with; give more rows")
+        raise TrainingFailed(
+            "probes: there is no conversation of two tokens or more to probe with; give more rows"
+        )
     return chosen
 
 
@@ -55,7 +57,9 @@ def compute_probes(base_path: Path, adapter_dir: Path, token_ids: TokenRows, dev
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    base = AutoModelForCausalLM.from_pretrained(base_path, dtype=torch.float32, local_files_only=True).to(device)
+    base = AutoModelForCausalLM.from_pretrained(base_path, dtype=torch.float32, local_files_only=True).to(
+        device
+    )
     model = PeftModel.from_pretrained(base, str(adapter_dir)).eval()
     rows = tuple(tuple(int(token) for token in row) for row in token_ids)
     adapter_logprobs = tuple(_logprobs(model, row, device) for row in rows)
@@ -92,10 +96,12 @@ def require_effect(probes: Probes, where: str) -> float:
     """
     effect = effect_nats(probes)
     if not math.isfinite(effect):
-        raise TrainingFailed(f"{where}: its log-probabilities are not finite ({effect}); lower the learning rate")
+        raise TrainingFailed(
+            f"{where}: its log-probabilities are not finite ({effect}); lower the learning rate"
+        )
     if effect < MIN_EFFECT_NATS:
         raise TrainingFailed(
-            f"{where}: has no effect: it changes {effect:.2g} nats a token on the probes, {MIN_EFFECT_NATS} is the least that "
-            "counts; train longer, with a higher learning rate, or on rows the base does not answer already"
+            f"{where}: has no effect: it changes {effect:.2g} nats a token on the probes, {MIN_EFFECT_NATS} is the "
+            "least that counts; train longer, with a higher learning rate, or on rows the base does not answer already"
         )
     return effect

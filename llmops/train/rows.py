@@ -1,6 +1,6 @@
 """A recipe's rows as token ids and loss masks: every row is trained on, held out, or dropped with a reason.
 
-Reads dataset snapshots and JSONL files; rows of files are frozen as a snapshot of their own, so that lineage can name them.
+Reads dataset snapshots and JSONL files; rows of files are frozen as a snapshot of their own, for lineage to name.
 """
 
 from __future__ import annotations
@@ -119,7 +119,9 @@ def encode_rows(
             dropped.append(Dropped(row.source, f"no exact loss mask: {error}"))
             continue
         if example.n_tokens > recipe.max_tokens:
-            dropped.append(Dropped(row.source, f"too long: {example.n_tokens} tokens, max_tokens is {recipe.max_tokens}"))
+            dropped.append(
+                Dropped(row.source, f"too long: {example.n_tokens} tokens, max_tokens is {recipe.max_tokens}")
+            )
             continue
         kept.append(example)
     train, held_out = hold_out(kept, recipe.held_out_frac, recipe.seed)
@@ -145,16 +147,16 @@ def require_within_budget(examples: Examples, recipe: Recipe, listing: Path) -> 
     first = "; ".join(f"{d.source}: {d.reason}" for d in examples.dropped[:N_NAMED])
     raise DataError(
         f"{first}{'; ...' if n_dropped > N_NAMED else ''}: {n_dropped:,} of {n_all:,} rows would be dropped "
-        f"({n_dropped / n_all:.2%}), the budget is {recipe.drop_budget_frac:.2%}; all are listed in {listing}; mend them, "
-        "or raise drop_budget_frac or max_tokens"
+        f"({n_dropped / n_all:.2%}), the budget is {recipe.drop_budget_frac:.2%}; all are listed in {listing}; "
+        "mend them, or raise drop_budget_frac or max_tokens"
     )
 
 
 def hold_out(rows: Sequence[Example], held_out_frac: float, seed: int) -> tuple[list[Example], list[Example]]:
     """Rows to train on and rows to hold out, in their own order.
 
-    Whole groups are held out, in the order of a hash of seed and group, as long as they fit into the fraction: rows of one
-    group are alike, and a near-copy of a trained row would say nothing. If no group fits, none is held out.
+    Whole groups are held out, in the order of a hash of seed and group, as long as they fit into the fraction: rows of
+    one group are alike, and a near-copy of a trained row would say nothing. If no group fits, none is held out.
     """
     sizes = Counter(row.group for row in rows)
     room, chosen = round(held_out_frac * len(rows)), set[str]()
