@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,14 +48,8 @@ def _adapters(loop: Loop) -> list[str]:
     return re.findall(r"docs@[0-9a-f]{12}", loop.llmops("adapter", "list").out)
 
 
-def _answered_by(loop: Loop, n_last: int = 1) -> list[str]:
-    """Who answered the newest requests under the public name, from the request log (written behind the answer)."""
-    deadline = time.monotonic() + 5
-    while True:
-        rows = [r["answered_by"][:12] for r in loop.requests() if r["model"] == NAME and r["status"] == 200]
-        if len(rows) >= n_last or time.monotonic() > deadline:
-            return rows[-n_last:]
-        time.sleep(0.05)
+def _base(loop: Loop) -> str:
+    return str(json.loads((loop.root / ".llmops/serve.json").read_text())["engine"]["base"])[:12]
 
 
 def test_the_loop_from_rows_to_rollback(loop: Loop) -> None:
@@ -81,7 +74,7 @@ def test_the_loop_from_rows_to_rollback(loop: Loop) -> None:
     assert answer["choices"][0]["message"]["content"] in ANSWERS
     assert answer["model"] == NAME
     assert headers["x-llmops-model"].startswith(first[5:])
-    assert _answered_by(loop) == [first[5:]]
+    assert loop.answered_by(NAME, "add 7") == first[5:]
     pid = json.loads((loop.root / ".llmops/serve.json").read_text())["pid"]
 
     loop.llmops("finetune", "second.yaml")
@@ -94,13 +87,11 @@ def test_the_loop_from_rows_to_rollback(loop: Loop) -> None:
         .startswith(f"PASS  docs: {second[5:]} against {first[5:]}")
     )
     loop.llmops("release", "promote", NAME)
-    loop.chat(NAME, "add 8")
-    assert _answered_by(loop, 2) == [first[5:], second[5:]]
+    assert loop.answered_by(NAME, "add 8") == second[5:]
 
     rolled = loop.llmops("release", "rollback", NAME, "--reason", "drill").out
     assert f"docs -> {first}" in rolled
-    loop.chat(NAME, "add 9")
-    assert _answered_by(loop, 3) == [first[5:], second[5:], first[5:]]
+    assert loop.answered_by(NAME, "add 9") == first[5:]
     assert json.loads((loop.root / ".llmops/serve.json").read_text())["pid"] == pid
 
     status = json.loads(loop.llmops("status", "--json").out)
@@ -122,9 +113,7 @@ def test_a_worse_adapter_fails_the_gate_and_moves_nothing(loop: Loop) -> None:
     refused = loop.llmops("release", "promote", NAME, check=False)
     assert refused.code == 1
     assert "the gate said FAIL" in refused.err
-    before = _answered_by(loop)
-    loop.chat(NAME, "add 10")
-    assert _answered_by(loop) == before
+    assert loop.answered_by(NAME, "add 10") != worse[5:]
     assert worse[5:] not in {r["answered_by"][:12] for r in loop.requests() if r["model"] == NAME}
 
 
@@ -132,8 +121,7 @@ def test_override_moves_the_name_and_shows_in_every_status_after(loop: Loop) -> 
     worse = _adapters(loop)[-1]
     reason = "champion leaks prompts, ticket 17"
     loop.llmops("release", "override", NAME, "--adapter", worse, "--reason", reason)
-    loop.chat(NAME, "add 11")
-    assert _answered_by(loop) == [worse[5:]]
+    assert loop.answered_by(NAME, "add 11") == worse[5:]
     status = loop.llmops("status").out
     assert f"OVERRIDE {reason}" in status
     assert "NONE: emergency override" in status
@@ -186,13 +174,11 @@ def test_changed_byte_of_the_champion_refuses_it_by_name_after_a_restart(loop: L
         )  # fmt: skip
         assert done.stdout.endswith("503")
         assert "adapter_model.safetensors was changed" in done.stdout
-        base = loop.llmops("status", "--json").out
-        assert "BROKEN" in json.loads(base)["names"][0]["evidence"]
-        other = next(a for a in _adapters(loop) if a != champion)
-        assert loop.llmops("eval", "suite.yaml", "--adapter", other, check=False).code in (0, 4)
+        shown = json.loads(loop.llmops("status", "--json").out)
+        assert "BROKEN" in shown["names"][0]["evidence"]
+        assert loop.answered_by(f"base@{_base(loop)}", "add 1") == _base(loop)
     finally:
         weights.write_bytes(original)
         loop.llmops("stop")
         loop.llmops("serve", "serve.yaml", "--detach")
-    loop.chat(NAME, "add 12")
-    assert _answered_by(loop) == [champion[5:]]
+    assert loop.answered_by(NAME, "add 12") == champion[5:]
