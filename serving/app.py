@@ -1,7 +1,8 @@
 """The gateway for an ASGI server of your own: `uvicorn --factory serving.app:build --port 8000`.
 
-`llmops serve serving/local.yaml` does the same and more: it picks the port, stops cleanly and exits with a code that says why.
-LLMOPS_PROFILE names another profile than serving/local.yaml. One process only: no --workers.
+`llmops serve serving/local.yaml` does the same and more: it picks the port, stops cleanly and exits with a
+code that says why. LLMOPS_PROFILE names another profile than serving/local.yaml. One process only: no
+--workers.
 """
 
 from __future__ import annotations

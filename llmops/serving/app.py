@@ -1,7 +1,8 @@
 """The gateway as an ASGI application: an allow-list of paths, and what answers on each.
 
-Paths are compared raw and never handed on: the engine is asked only at addresses written here. Requests that a web page in
-the user's browser could send to this address are refused (a body that is not declared JSON, a foreign Host).
+Paths are compared raw and never handed on: the engine is asked only at addresses written here. Requests that
+a web page in the user's browser could send to this address are refused (a body that is not declared JSON, a
+foreign Host).
 """
 
 from __future__ import annotations
@@ -208,7 +209,7 @@ class Gateway:
         return self.metrics.render()
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
-        """Under `uvicorn --factory`, which has to be told the profile's host and port: a start that fails ends the server."""
+        """Under `uvicorn --factory`, told the profile's host and port: a start that fails ends the server."""
         await receive()
         url = f"http://{self.profile.host}:{self.profile.port}"
         try:

@@ -1,8 +1,9 @@
 """The control loop: makes what serves follow what the ledger says.
 
-At the start every public name is verified, loaded, proved and routed, or answers 503 with the reason. Then the ledger is
-asked four times a second for release requests; each one ends in `release.activated` or `release.refused`. All files, hashes
-and database work run in threads. A flip to an adapter that is loaded and proved waits for nothing else.
+At the start every public name is verified, loaded, proved and routed, or answers 503 with the reason. Then
+the ledger is asked four times a second for release requests; each one ends in `release.activated` or
+`release.refused`. All files, hashes and database work run in threads. A flip to an adapter that is loaded and
+proved waits for nothing else.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What must hold before a name may move or serve, read from ledger and store. Blocking: the gateway runs it in threads."""
+"""What must hold before a name may move or serve, read from ledger and store.
+
+Everything here blocks; the gateway runs it in threads.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ class Replay:
 
 
 def replay(registry: Registry) -> Replay:
-    """Check the ledger's chain and fold it, one name apart from the other: a damaged release stops its own name only."""
+    """Check the ledger's chain and fold it by name: a damaged release stops its own name only."""
     fault = None
     try:
         registry.ledger.verify(_anchors(registry))

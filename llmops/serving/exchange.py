@@ -1,8 +1,8 @@
 """One request's way to the engine and its answer's way back, as bytes.
 
-Streams pass on as they come, cut at the ends of events only, so that a lost engine never leaves half an event. The one
-change in an answer is its `model` field, which shows the name that was asked for: a substitution on the bytes, because
-parsing every chunk would cost more than all the rest.
+Streams pass on as they come, cut at the ends of events only, so that a lost engine never leaves half an
+event. The one change in an answer is its `model` field, which shows the name that was asked for: a
+substitution on the bytes, because parsing every chunk would cost more than all the rest.
 """
 
 from __future__ import annotations

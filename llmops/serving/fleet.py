@@ -1,8 +1,9 @@
 """The adapters in one engine session: loaded under immutable names, proved before anything is routed to them, retired.
 
-Slots are few. When one is needed, the adapter that matters least goes: first those no name stands for, oldest first, then
-previous champions; champions never, and nothing while requests run on it. On engines whose slots are never given back
-(vLLM on a CPU, see `EngineSpec.unload_frees_slot`) nothing is retired: `SlotsUsedUp` asks for another engine session.
+Slots are few. When one is needed, the adapter that matters least goes: first those no name stands for, oldest
+first, then previous champions; champions never, and nothing while requests run on it. On engines whose slots
+are never given back (vLLM on a CPU, see `EngineSpec.unload_frees_slot`) nothing is retired: `SlotsUsedUp`
+asks for another engine session.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class Fleet:
         """Load and prove an adapter whose files were verified, and publish its operator name.
 
         Raises:
-            InvalidEvidence: another base, another prompt contract, or the proof failed (`ProofFailed`); nothing is routed.
+            InvalidEvidence: another base or prompt contract, or the proof failed (`ProofFailed`); nothing is routed.
             SlotsUsedUp: see above.
             BadRequest: its rank is too large, or every slot holds a champion.
             EngineFailed: the engine refused it or is gone.
@@ -129,8 +130,8 @@ class Fleet:
         base, spec = self.session.base, self.session.spec
         if record.base != base.digest:
             raise InvalidEvidence(
-                f"adapter {record.model_name}: trained on base {short(record.base)}, this engine serves {short(base.digest)}; "
-                "serve its own base"
+                f"adapter {record.model_name}: trained on base {short(record.base)}, but this engine "
+                f"serves {short(base.digest)}; serve its own base"
             )
         if record.lora_rank > spec.max_lora_rank:
             raise BadRequest(

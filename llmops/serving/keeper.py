@@ -1,7 +1,7 @@
 """Keeps an engine under the gateway: starts it, sees it die or hang, starts it again with what the names need.
 
-An engine session is also renewed when it has no slot left to give (`fleet.SlotsUsedUp`). While there is no session the
-route table is down: every completion is answered 503 with Retry-After.
+An engine session is also renewed when it has no slot left to give (`fleet.SlotsUsedUp`). While there is no
+session the route table is down: every completion is answered 503 with Retry-After.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class Keeper:
         """Another session in place of this one.
 
         Raises:
-            LlmopsError: the last failure, when all tries are used; an engine that dies soon after its start uses them too.
+            LlmopsError: the last failure, when all tries are used; dying soon after a start uses them, too.
         """
         assert self.restore is not None
         self._live.table = self._live.table.with_down(reason)
@@ -191,5 +191,7 @@ class Keeper:
 
     async def _drain(self) -> None:
         deadline = time.monotonic() + self._profile.timeouts.drain_s
-        while self._live.in_flight.total() and time.monotonic() < deadline:
+        while True:
+            if not self._live.in_flight.total() or time.monotonic() > deadline:
+                return
             await asyncio.sleep(0.05)

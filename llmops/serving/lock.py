@@ -1,7 +1,8 @@
 """One serve a workspace: a lock held for the process's life, and what a running one says of itself.
 
-The kernel's lock on `.llmops/serve.lock` ends with the process however it ends; the file holds pid and address of whoever
-has it. `.llmops/serve.json` is there while completions are answered. Without the lock held, neither file says anything.
+The kernel's lock on `.llmops/serve.lock` ends with the process however it ends; the file holds pid and
+address of whoever has it. `.llmops/serve.json` is there while completions are answered. Without the lock
+held, neither file says anything.
 """
 
 from __future__ import annotations

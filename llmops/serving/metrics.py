@@ -1,6 +1,7 @@
 """What the gateway counts, for Prometheus. vLLM's own metrics carry no adapter label, so these are taken here.
 
-`model` is the name that was asked for and exists (else `unknown`), `adapter` the first digits of the digest that answered.
+`model` is the name that was asked for and exists (else `unknown`), `adapter` the first digits of the digest
+that answered.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Metrics:
             "llmops_request_log_lost", "Request log lines lost to a full disk.", registry=self.registry
         )
         self._series = cache(self._make_series)
-        self._status = cache(lambda model, adapter, status: self._requests.labels(model, adapter, status))
+        self._status = cache(self._requests.labels)
 
     def observe(self, entry: Entry) -> None:
         """Count a request that is over."""

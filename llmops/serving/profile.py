@@ -57,7 +57,7 @@ class VllmEngine(_Settings):
     n_threads: int | None = Field(None, ge=1)
     """CPU threads; left out: as many as there are cores, or OMP_NUM_THREADS."""
     extra_args: tuple[str, ...] = ()
-    """Further arguments of `vllm serve`, as they stand. They are not part of the engine's signature: none that change answers."""
+    """Further arguments of `vllm serve`. The engine's signature does not tell them: none that change answers."""
 
 
 class Limits(_Settings):

@@ -1,7 +1,7 @@
 """The relay: one completion request from a client to the engine and its answer back.
 
-A client that leaves ends the engine's work at once, whether it waits for the first token, reads a stream, or waits for a
-whole answer: its connection is watched beside the work, and the work is cancelled.
+A client that leaves ends the engine's work at once, whether it waits for the first token, reads a stream, or
+waits for a whole answer: its connection is watched beside the work, and the work is cancelled.
 """
 
 from __future__ import annotations

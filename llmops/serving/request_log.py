@@ -1,7 +1,8 @@
 """The request log: one JSON line for every completion asked for, also when it failed or its client left.
 
-The hot path only appends to a list; a task writes what has gathered ten times a second and at the end, in a thread. The
-file is opened for each write, so it may be rotated by renaming it. Prompts and answers are never written here.
+The hot path only appends to a list; a task writes what has gathered ten times a second and at the end, in a
+thread. The file is opened for each write, so it may be rotated by renaming it. Prompts and answers are never
+written here.
 """
 
 from __future__ import annotations

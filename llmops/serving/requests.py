@@ -1,7 +1,8 @@
 """What a client may say: fields refused by name, and the rewriting of a request for the engine.
 
-The engine is trusted with everything it is sent, so what would change the prompt contract, reach into the engine's
-files and scheduling, or multiply work without bound stops here. Unknown fields pass: the engine knows its own.
+The engine is trusted with everything it is sent, so what would change the prompt contract, reach into the
+engine's files and scheduling, or multiply work without bound stops here. Unknown fields pass: the engine
+knows its own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The route table: which model name is answered by what, as one immutable value that is swapped whole.
 
-A request reads the table once and keeps what it found; a flip changes what later requests find. Three sorts of names:
-public names (they move with releases), `name@digest12` of the adapters that are loaded and proved, and `base@digest12`.
+A request reads the table once and keeps what it found; a flip changes what later requests find. Three sorts
+of names: public names (they move with releases), `name@digest12` of the adapters that are loaded and proved,
+and `base@digest12`.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ NEVER = 0
 class Target:
     """Something loaded in the engine that can answer.
 
-    `engine_name` is its immutable name there (`name@digest12`), `digest` the full digest of the adapter or base,
-    `contract` the prompt contract its answers are made under and `engine` the digest of the engine's signature.
+    `engine_name` is its immutable name there (`name@digest12`), `digest` the full digest of the adapter or
+    base, `contract` the prompt contract its answers are made under and `engine` the digest of the engine's
+    signature.
     """
 
     engine_name: str
@@ -115,7 +117,8 @@ class RouteTable:
 
     def _unknown(self, asked: str) -> str:
         if _OPERATOR_NAME.fullmatch(asked):
-            return f'model {asked} is not loaded; POST /llmops/adapters {{"adapter": "{asked}"}} loads a registered adapter'
+            how = f'POST /llmops/adapters {{"adapter": "{asked}"}}'
+            return f"model {asked} is not loaded; {how} loads a registered adapter"
         known = ", ".join(sorted((*self.names, *self.operator))) or "none"
         return f"model {asked[:100]!r} does not exist; models here: {known}"
 

@@ -1,6 +1,7 @@
 """One engine from its start to its end: the child process, a client to it, and the signature its answers carry.
 
-When the engine dies or is restarted, the session ends and a new one begins; nothing that was loaded or proved carries over.
+When the engine dies or is restarted, the session ends and a new one begins; nothing that was loaded or proved
+carries over.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ async def start_session(spec: EngineSpec, base: Base, workspace: Workspace, time
 
 
 def device_name(device: str) -> str:
-    """The device's full name as the driver tells it ("NVIDIA H200"), else its kind; several equal ones as "2 x NAME"."""
+    """The device's full name as the driver tells it ("NVIDIA H200", "2 x NVIDIA H200"), else its kind."""
     if device != "cuda":
         return device
     names = []

@@ -31,20 +31,29 @@ def events(text: str) -> list[Any]:
     return [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
 
 
-def test_the_answer_says_who_gave_it_and_so_does_the_log(stage: Stage, endpoint: Endpoint, model: str) -> None:
+def test_the_answer_says_who_gave_it_and_so_does_the_log(
+    stage: Stage, endpoint: Endpoint, model: str
+) -> None:
     adapter, base = stage.adapters[0], stage.base
     for name, digest in ((model, adapter.adapter), (base.model_name, base.digest)):
         response = endpoint.chat(name)
         assert response.status_code == 200, response.text
         assert response.json()["model"] == name
         assert response.headers["x-llmops-model"] == digest
-        assert response.headers["x-llmops-prompt-contract"] == base.contract.digest() == adapter.prompt_contract
+        assert (
+            response.headers["x-llmops-prompt-contract"] == base.contract.digest() == adapter.prompt_contract
+        )
         status = endpoint.status()
         assert response.headers["x-llmops-engine"] == digest_of(status["engine"])
         assert int(response.headers["x-llmops-route-version"]) == status["routes"]["version"]
         line = endpoint.logged(response.headers["x-request-id"])
         usage = response.json()["usage"]
-        assert (line["answered_by"], line["model"], line["status"], line["error"]) == (digest, name, 200, None)
+        assert (line["answered_by"], line["model"], line["status"], line["error"]) == (
+            digest,
+            name,
+            200,
+            None,
+        )
         assert line["n_prompt_tokens"] == usage["prompt_tokens"]
         assert line["n_completion_tokens"] == usage["completion_tokens"]
         assert line["duration_ms"] > 0
@@ -135,7 +144,10 @@ def test_conversation_without_system_prompt_gets_the_contract_s(
         ("n", "2"),
         ("stream", "yes"),
         ("messages", []),
-        ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/"}}]}]),
+        (
+            "messages",
+            [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/"}}]}],
+        ),
         ("model", 7),
     ],
 )
@@ -238,7 +250,12 @@ def test_probes_of_health_and_metrics_count_by_name_and_adapter(
     }
     labels = f'adapter="{digest12}",model="{model}"'
     assert values[f'llmops_requests_total{{{labels},status="200"}}'] >= 1
-    assert values[f'llmops_tokens_total{{{labels.replace(",", ",kind=" + chr(34) + "completion" + chr(34) + ",")}}}'] >= 12
+    assert (
+        values[
+            f"llmops_tokens_total{{{labels.replace(',', ',kind=' + chr(34) + 'completion' + chr(34) + ',')}}}"
+        ]
+        >= 12
+    )
     assert values[f"llmops_ttft_seconds_count{{{labels}}}"] >= 1
     assert values['llmops_requests_total{adapter="none",model="unknown",status="404"}'] >= 1
     assert values["llmops_engine_up"] == 1

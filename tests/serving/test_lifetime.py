@@ -132,7 +132,10 @@ def test_second_serve_of_the_workspace_names_the_first(life: Life, tmp_path: Pat
     environment = {**os.environ, "LLMOPS_WORKSPACE": str(life.stage.workspace.root)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 5, done.stderr
-    assert f"process {life.endpoint.process.pid} serves this workspace already at {life.endpoint.url}" in done.stderr
+    assert (
+        f"process {life.endpoint.process.pid} serves this workspace already at {life.endpoint.url}"
+        in done.stderr
+    )
     assert life.endpoint.get("/readyz").status_code == 200
 
 
@@ -160,10 +163,10 @@ def test_lost_engine_ends_streams_with_an_error_and_comes_back(life: Life) -> No
     assert all(json.loads(line.removeprefix("data: ")) for line in rest)
     assert endpoint.logged(response.headers["x-request-id"])["error"] is not None
     assert got["whole"].status_code == 502
+    wait_for(lambda: endpoint.get("/readyz").status_code == 503)
     meanwhile = endpoint.chat("healthy")
     assert meanwhile.status_code == 503
     assert int(meanwhile.headers["retry-after"]) >= 1
-    assert endpoint.get("/readyz").status_code == 503
     assert endpoint.get("/healthz").status_code == 200
     wait_for(lambda: endpoint.get("/readyz").status_code == 200, within_s=60)
     assert endpoint.status()["engine_process"]["pid"] != before

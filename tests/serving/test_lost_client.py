@@ -39,11 +39,15 @@ def asking(endpoint: Endpoint, model: str, stream: bool) -> Iterator[tuple[httpx
             host, port = endpoint.url.removeprefix("http://").split(":")
             connection = stack.enter_context(socket.create_connection((host, int(port))))
             request = client.build_request("POST", "/v1/completions", json=body, headers=headers)
-            head = f"POST /v1/completions HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in request.headers.items())
+            head = "POST /v1/completions HTTP/1.1\r\n" + "".join(
+                f"{k}: {v}\r\n" for k, v in request.headers.items()
+            )
             connection.sendall(head.encode() + b"\r\n" + request.content)
             yield None, request_id
         else:
-            response = stack.enter_context(client.stream("POST", "/v1/completions", json=body, headers=headers))
+            response = stack.enter_context(
+                client.stream("POST", "/v1/completions", json=body, headers=headers)
+            )
             yield response, request_id
 
 

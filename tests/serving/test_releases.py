@@ -1,4 +1,4 @@
-"""Public names move while they serve: on evidence, back again, and not at all when the engine does not apply the adapter."""
+"""Public names move while they serve: on evidence, and back; not when the engine does not apply the adapter."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ def test_no_request_fails_while_a_name_flips_under_load(stage: Stage, endpoint: 
                 response = client.post(endpoint.url + "/v1/completions", json=body)
                 broken = stream and "[DONE]" not in response.text
                 with lock:
-                    seen[(0 if broken else response.status_code, response.headers.get("x-llmops-model", ""))] += 1
+                    seen[
+                        (0 if broken else response.status_code, response.headers.get("x-llmops-model", ""))
+                    ] += 1
 
     threads = [threading.Thread(target=ask, args=(i % 2 == 0,)) for i in range(4)]
     for thread in threads:
@@ -184,7 +186,9 @@ def weakened(folder: Path, target: Path, factor: float = 0.1) -> Path:
     return copy_with_other_weights(folder, target, factor)
 
 
-def test_evidence_is_checked_when_the_name_moves(stage: Stage, endpoint: Endpoint, peft_folders: tuple[Path, ...]) -> None:
+def test_evidence_is_checked_when_the_name_moves(
+    stage: Stage, endpoint: Endpoint, peft_folders: tuple[Path, ...]
+) -> None:
     """The report is gone between request and gateway: nothing moves."""
     adapter, engine = stage.adapters[1], signature(endpoint)
     decision, _ = decide(stage.registry, adapter, engine, public_name="bare")

@@ -40,7 +40,9 @@ def taken() -> Iterator[int]:
         yield holder.getsockname()[1]
 
 
-def test_port_in_use_is_found_before_the_engine_starts(workspace: Workspace, tiny_model: Path, taken: int) -> None:
+def test_port_in_use_is_found_before_the_engine_starts(
+    workspace: Workspace, tiny_model: Path, taken: int
+) -> None:
     done = serve(write_profile(workspace.root, tiny_model), workspace, "--port", str(taken))
     assert done.returncode == 5
     assert f"port {taken} on 127.0.0.1: Address already in use" in last_line(done)
@@ -67,7 +69,9 @@ def test_engine_that_dies_at_start_ends_serve_with_5(workspace: Workspace, tiny_
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.7", "::", "serving.example"])
-def test_address_that_others_reach_is_refused_without_keys(workspace: Workspace, tiny_model: Path, host: str) -> None:
+def test_address_that_others_reach_is_refused_without_keys(
+    workspace: Workspace, tiny_model: Path, host: str
+) -> None:
     profile = write_profile(workspace.root, tiny_model, host=host)
     with pytest.raises(ConfigError, match="there are no keys to keep them out"):
         load_profile(profile)
