@@ -140,7 +140,9 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """The first fault of a pydantic error as `where: what, with the value; what to do`."""
     from difflib import get_close_matches
 
-    first = error.errors()[0]
+    # A misspelt setting is often also a missing one; its own name is the better lead.
+    faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
+    first = faults[0]
     where = ".".join(str(part) for part in first["loc"]) or "settings"
     if first["type"] == "extra_forbidden":
         names = sorted(known_settings(model))
