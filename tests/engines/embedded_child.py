@@ -1,4 +1,4 @@
-"""The embedded engine as a real child process, and `generate` of transformers as the oracle of its answers."""
+"""The embedded engine as a real child process; its oracle is the `generate` of transformers."""
 
 from __future__ import annotations
 

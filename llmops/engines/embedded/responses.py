@@ -73,7 +73,7 @@ class Writer:
         choices = [self._choice(index, answer, first=True) for index, answer in enumerate(answers)]
         if self.call.chat:
             for choice in choices:
-                choice["message"] = {"role": "assistant", "content": choice.pop("text")}
+                choice["message"] = {"role": "assistant", "content": choice.pop("text"), "refusal": None}
         return {**self._head, "choices": choices, "usage": self.usage}
 
     def role_chunk(self, index: int) -> Body:
