@@ -1,0 +1,25 @@
+"""Fixtures of the training tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from llmops.settings import Workspace
+from tests.train.support import Bench
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Sums over threads are not in a fixed order."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def bench(workspace: Workspace, tiny_model: Path) -> Bench:
+    """A workspace with rows to train on."""
+    bench = Bench(workspace, tiny_model)
+    bench.rows()
+    return bench

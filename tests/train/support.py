@@ -1,0 +1,65 @@
+"""A small recipe over JSONL files and a tiny model, for tests that train for real."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmops.records import Message, Row
+from llmops.settings import Workspace
+
+PAIRS = (
+    ("What does open do?", "Open the file."),
+    ("What does close do?", "Close the file."),
+    ("What does area do?", "Return width times height."),
+    ("What does first do?", "Return the first item."),
+)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A workspace with rows, and recipes written into it."""
+
+    workspace: Workspace
+    base: Path
+
+    @property
+    def root(self) -> Path:
+        return self.workspace.root
+
+    def rows(self, pairs: Sequence[tuple[str, str]] = PAIRS, name: str = "rows.jsonl") -> Path:
+        lines = [json.dumps({"prompt": p, "completion": c}) for p, c in pairs]
+        path = self.root / name
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    def recipe(self, file: str = "recipe.yaml", **changes: Any) -> Path:
+        values: dict[str, Any] = {
+            "name": "tiny-sft",
+            "base_model": str(self.base),
+            "method": {"kind": "sft"},
+            "data": {"kind": "files", "paths": ["rows.jsonl"]},
+            "lora": {"r": 16, "alpha": 32},
+            "max_tokens": 256,
+            "batch": {"per_device": 4},
+            "n_steps": 4,
+            "learning_rate": 1e-2,
+            "precision": "fp32",
+            "device": "cpu",
+            "held_out_frac": 0,
+            "tracking": "none",
+        }
+        values |= changes
+        path = self.root / file
+        path.write_text(yaml.safe_dump({k: v for k, v in values.items() if v is not None}))
+        return path
+
+
+def conversation(question: str, answer: str, source: str = "rows.jsonl:1") -> Row:
+    """A row of one turn each."""
+    return Row((Message("user", question), Message("assistant", answer)), question, source)
