@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -151,6 +152,8 @@ class EngineProcess:
         except subprocess.TimeoutExpired:
             child.kill()  # the kernel then kills the engine: guard's _die_with_guard
             await asyncio.to_thread(child.wait)
+        if child.returncode < 0:
+            _kill_session(child.pid)
         self._release()
 
     def last_words(self, when: str) -> str:
@@ -226,6 +229,19 @@ def _embedded_command(spec: EngineSpec, port: int) -> list[str]:
     if spec.n_threads is not None:
         line += ["--threads", str(spec.n_threads)]
     return [*line, *spec.extra_args]
+
+
+def _kill_session(leader: int) -> None:
+    """Kill what is left of the session of a guard that was itself killed (Linux).
+
+    The kernel takes only the guard's own child along; vLLM's core and workers survive the death of their
+    server. A session keeps its leader's number from being used again, so that these are ours.
+    """
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError):
+            session = (entry / "stat").read_text().rpartition(")")[2].split()[3]
+            if int(session) == leader:
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 def _reserve_port() -> socket.socket:
