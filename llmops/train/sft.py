@@ -46,7 +46,7 @@ def train_adapter(recipe: Recipe, run: SftRun, on_step: OnStep) -> dict[str, flo
     """Train, save the adapter into `run.adapter` and return the run's figures.
 
     Returns:
-        `loss` (mean of the last steps, nats a label), `held_out_loss` and `held_out_loss_base` (absent without held-out
+        `train_loss` (mean of the last ten steps, nats a label), `held_out_loss` and `held_out_loss_base` (absent without held-out
         rows), `n_steps`, `n_epochs`, `n_tokens` (trained through, padding not counted), `padding_frac`, `train_s`.
 
     Raises:
@@ -74,7 +74,7 @@ def train_adapter(recipe: Recipe, run: SftRun, on_step: OnStep) -> dict[str, flo
     with disable_input_dtype_casting(trainer.model, active=recipe.precision == "bf16"):
         trainer.train()
     figures = {
-        "loss": sum(losses[-N_LAST:]) / len(losses[-N_LAST:]),
+        "train_loss": sum(losses[-N_LAST:]) / len(losses[-N_LAST:]),
         "n_steps": float(n_steps),
         "n_epochs": len(order) / len(lengths),
         "n_tokens": float(sum(lengths[i] for i in order)),

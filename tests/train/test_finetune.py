@@ -78,7 +78,8 @@ def test_run_folder_keeps_recipe_curve_and_dropped_rows(bench: Bench) -> None:
     assert sorted(p.name for p in folder.iterdir()) == ["dropped.jsonl", "metrics.jsonl", "recipe.json"]
     curve = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in curve] == [1, 2, 3, 4, 4]
-    assert all(line["loss"] > 0 for line in curve)
+    assert all(line["loss"] > 0 for line in curve[:-1])
+    assert curve[-1]["train_loss"] == pytest.approx(sum(line["loss"] for line in curve[:-1]) / 4)
     assert json.loads((folder / "dropped.jsonl").read_text())["source"] == "rows.jsonl:5"
     written = json.loads((folder / "recipe.json").read_text())
     lineage = Registry.of(bench.workspace).lineage(record)
@@ -126,7 +127,7 @@ def test_lineage_names_all_that_went_into_the_adapter(bench: Bench) -> None:
     assert lineage.packages["torch"] == version("torch")
     assert lineage.packages["trl"] == version("trl")
     assert {"processor", "n_cores", "memory_bytes", "python"} <= lineage.hardware.keys()
-    assert lineage.metrics.keys() >= {"loss", "n_steps", "train_s", "effect_nats"}
+    assert lineage.metrics.keys() >= {"train_loss", "n_steps", "train_s", "effect_nats"}
     assert record.base == base.digest
     assert record.prompt_contract == registry.contract(record).digest()
     config = json.loads((registry.verify(record) / "adapter_config.json").read_text())
