@@ -7,14 +7,17 @@ foreign Host).
 
 from __future__ import annotations
 
+import logging
 import os
 import time
+from contextlib import suppress
 from typing import Any
 
 from llmops.errors import BadRequest, CouldNotRun, EngineFailed, InvalidEvidence, LlmopsError
 from llmops.serving.control import Control
 from llmops.serving.fleet import Loaded, ProofFailed, proof_fields
 from llmops.serving.http import (
+    JSON_TYPE,
     ClientGone,
     Header,
     Receive,
@@ -41,6 +44,7 @@ METHODS = {
     **dict.fromkeys((*COMPLETIONS, "/llmops/adapters"), "POST"),
     **dict.fromkeys(("/v1/models", "/llmops/status", "/healthz", "/readyz", "/metrics"), "GET"),
 }
+log = logging.getLogger("llmops.serving")
 PLAIN_TEXT: Header = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 
 
@@ -92,15 +96,23 @@ class Gateway:
                 await respond(
                     send,
                     refusal.status,
-                    [(b"content-type", b"application/json"), *refusal.headers()],
+                    [JSON_TYPE, *refusal.headers()],
                     refusal.body(),
                 )
             except ClientGone:
                 pass
+            except Exception:
+                log.exception("%s %s failed", scope["method"], scope["path"])
+                fault = Refusal(500, "a fault of the gateway; its log says more", code="internal_error")
+                with suppress(
+                    RuntimeError
+                ):  # the answer had begun; closing the connection is all that is left
+                    await respond(send, 500, [JSON_TYPE], fault.body())
         else:
             raise ValueError(f"gateway: {scope['type']} is not served")
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        _require_own_host(scope)
         path, method = scope["path"], scope["method"]
         wanted = METHODS.get(path)
         if wanted is None:
@@ -111,7 +123,6 @@ class Gateway:
             )
         if method != wanted:
             raise Refusal(405, f"{path} takes {wanted}, not {method}", code="method_not_allowed")
-        _require_own_host(scope)
         if wanted == "POST":
             _require_json(scope)
         if path in COMPLETIONS:

@@ -25,6 +25,7 @@ from llmops.serving.routes import Live, Route
 from llmops.settings import Workspace
 
 POLL_S = 0.25
+RETRY_S = 2.0
 
 log = logging.getLogger("llmops.serving")
 
@@ -175,7 +176,7 @@ class Control:
                 self._last_seq = pending[-1].seq if pending else self._last_seq
             except Exception:  # a full disk or a locked database must not end the loop
                 log.exception("release requests could not be settled; trying again")
-                await asyncio.sleep(POLL_S)
+                await asyncio.sleep(RETRY_S)
 
     async def _settle(self, event: Event) -> None:
         """Carry out one request, or refuse it; the ledger gets the answer."""

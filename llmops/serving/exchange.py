@@ -77,7 +77,7 @@ class Exchange:
 
     async def break_off(self, failure: Refusal) -> None:
         """Tell the client of a running stream that no more comes; there is no [DONE] after it."""
-        self._entry.error = str(failure)
+        self._entry.error = failure.logged
         event = b"data: " + failure.body() + b"\n\n"
         await self._send({"type": "http.response.body", "body": event, "more_body": True})
 
@@ -119,7 +119,10 @@ def engine_refusal(status: int, body: bytes) -> Refusal:
     if status not in PASSED_ON:
         return Refusal(502, f"the engine failed ({status}): {message}", code="engine_error")
     code = "context_length_exceeded" if "maximum context length" in message else None
-    return Refusal(status, message, error.get("param"), code, 1 if status in (429, 503) else None)
+    refusal = Refusal(status, message, error.get("param"), code, 1 if status in (429, 503) else None)
+    # The engine's words may quote the prompt, which has no place in the log.
+    refusal.logged = f"the engine refused it ({status}, {code or error.get('param') or error.get('type')})"
+    return refusal
 
 
 def _event_data(event: bytes) -> dict[str, Any]:

@@ -118,12 +118,12 @@ class Fleet:
                 raise ProofFailed(
                     f"adapter {record.model_name} is not applied by the engine: {proof.reason}", proof
                 )
-        except LlmopsError:
+            body = {"adapter": record.adapter, "engine": self.session.engine_digest}
+            await asyncio.to_thread(self._registry.ledger.append, "adapter.proved", body)
+        except Exception:
             await self._forget(record.model_name)
             raise
         log.info("adapter %s loaded and proved in %.2f s", record.model_name, time.monotonic() - started)
-        body = {"adapter": record.adapter, "engine": self.session.engine_digest}
-        await asyncio.to_thread(self._registry.ledger.append, "adapter.proved", body)
         return proof
 
     def _require_fit(self, record: AdapterRecord) -> None:

@@ -46,8 +46,9 @@ class Refusal(Exception):
         code: str | None = None,
         retry_after_s: int | None = None,
     ) -> None:
-        """Keep what the error body and its headers say."""
+        """Keep what the error body and its headers say; `logged` is what the request log says of it."""
         super().__init__(message)
+        self.logged = message
         self.status = status
         self.param = param
         self.code = code

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from llmops.errors import BadRequest, EngineFailed, LlmopsError
 from llmops.records import AdapterRecord
@@ -135,16 +136,9 @@ class Keeper:
             log.error(problem)
             if time.monotonic() - self._opened_at > STABLE_S:
                 self._n_tries = 0
-            try:
-                records = tuple(entry.record for entry in dead.loaded)
+            records = tuple(entry.record for entry in dead.loaded)
+            with suppress(LlmopsError):  # kept in `fatal`
                 await self._renew("the engine is gone and is being restarted", records, drain=False)
-            except LlmopsError as error:
-                self.fatal = error
-                log.error("the engine cannot be brought back: %s", error)
-                self._live.table = self._live.table.with_down(
-                    f"the engine is gone and could not be restarted: {error}"
-                )
-                self.on_fatal()
 
     async def _renew(self, reason: str, records: tuple[AdapterRecord, ...], drain: bool = True) -> None:
         """Another session in place of this one.
@@ -167,13 +161,21 @@ class Keeper:
             try:
                 await self._begin()
                 await self.restore(records)
-            except LlmopsError as error:
-                failure = error
-                log.error("%s", error)
+            except Exception as error:
+                # Also a full disk or a locked database: the next try may find it mended.
+                failure = (
+                    error
+                    if isinstance(error, LlmopsError)
+                    else EngineFailed(f"serving: {error!r}; see the log")
+                )
+                log.error("%s", failure)
                 await self.close()
             else:
                 self._live.table = self._live.table.with_down(None)
                 return
+        self.fatal = failure
+        self._live.table = self._live.table.with_down(f"the engine could not be brought back: {failure}")
+        self.on_fatal()
         raise failure
 
     async def _begin(self) -> None:

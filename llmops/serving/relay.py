@@ -34,6 +34,7 @@ from llmops.serving.request_log import Entry, RequestLog
 from llmops.serving.requests import check
 from llmops.serving.routes import Live
 
+ENGINE_HEADERS = {"content-type": "application/json", "accept-encoding": "identity"}
 KEEPALIVE_S = 3.0  # below the 5 s after which vLLM closes an idle connection
 CLIENT_CLOSED = 499
 AWAY = "engine_unavailable"
@@ -58,7 +59,7 @@ class Relay:
         """Make the connection pool to the engine."""
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S)
         self._session = aiohttp.ClientSession(
-            connector=connector, timeout=self._timeout, auto_decompress=False
+            connector=connector, timeout=self._timeout, headers=ENGINE_HEADERS
         )
 
     async def close(self) -> None:
@@ -74,7 +75,7 @@ class Relay:
         try:
             await self._complete(scope, receive, send, (entry, headers))
         except Refusal as refusal:
-            entry.status, entry.error = refusal.status, str(refusal)
+            entry.status, entry.error = refusal.status, refusal.logged
             await respond(send, refusal.status, [JSON_TYPE, *headers, *refusal.headers()], refusal.body())
         except ClientGone:
             entry.status, entry.error = CLIENT_CLOSED, "the client left"
@@ -146,10 +147,7 @@ class Relay:
 
     async def _ask_once(self, path: str, exchange: Exchange) -> bytes | None:
         assert self._session is not None
-        headers = {"content-type": "application/json"}
-        async with self._session.post(
-            self._live.engine_url + path, data=exchange.data, headers=headers
-        ) as answer:
+        async with self._session.post(self._live.engine_url + path, data=exchange.data) as answer:
             if answer.status == 200 and exchange.call.stream:
                 await exchange.begin()
                 async for data in answer.content.iter_any():

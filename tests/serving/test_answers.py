@@ -173,6 +173,15 @@ def test_prompt_over_the_limit_is_the_engine_s_400(client: openai.OpenAI, model:
     assert caught.value.code == "context_length_exceeded"
 
 
+def test_words_of_the_engine_that_quote_a_prompt_stay_out_of_the_log(endpoint: Endpoint, model: str) -> None:
+    response = endpoint.chat(model, max_tokens="a very secret number")
+    assert response.status_code == 400
+    assert "secret" in response.json()["error"]["message"]
+    line = endpoint.logged(response.headers["x-request-id"])
+    assert line["error"].startswith("the engine refused it (400")
+    assert "secret" not in json.dumps(line)
+
+
 def test_too_long_a_body_is_413(endpoint: Endpoint, model: str) -> None:
     response = endpoint.chat(model, "x" * (4 * 1024 * 1024))
     assert response.status_code == 413

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -17,7 +19,7 @@ from llmops.errors import ConfigError
 from llmops.serving.lock import running, serve_lock
 from llmops.serving.profile import load_profile
 from llmops.settings import Workspace
-from tests.serving.gateway import wait_for, write_profile
+from tests.serving.gateway import finish, said, start, wait_for, write_profile
 
 ROOT = Path(__file__).parents[2]
 
@@ -101,6 +103,41 @@ def test_record_of_a_serve_that_was_killed_is_not_believed(workspace: Workspace)
     assert running(workspace) is None
     with serve_lock(workspace):
         assert not workspace.serve_file.exists()
+
+
+def test_port_answers_503_while_the_engine_starts_and_a_signal_ends_it(
+    workspace: Workspace, tiny_model: Path
+) -> None:
+    model = shutil.copytree(tiny_model, workspace.root / "model")  # a path no other engine has
+    process = start(write_profile(workspace.root, model), workspace)
+    owner = workspace.state / "serve.lock"
+    try:
+        wait_for((workspace.logs / "engine.log").exists, within_s=60)
+        assert wait_for(lambda: str(model) in command_lines())
+        url = json.loads(owner.read_text())["url"]
+        ready = httpx.get(url + "/readyz")
+        assert (ready.status_code, ready.json()["reason"]) == (503, "the engine is starting")
+        assert httpx.get(url + "/healthz").status_code == 200
+        asked = httpx.post(url + "/v1/completions", json={"model": "docs", "prompt": "a"})
+        assert asked.status_code == 503
+        assert "retry-after" in asked.headers
+        assert running(workspace) is None
+        process.terminate()
+        assert finish(process) == 0, said(workspace)
+    finally:
+        process.kill()
+        process.wait()
+    with serve_lock(workspace):
+        assert str(model) not in command_lines()
+
+
+def command_lines() -> str:
+    """The command lines of all processes."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found.append(entry.read_text(errors="replace"))
+    return "\n".join(found)
 
 
 def test_gateway_runs_under_an_asgi_server_of_the_user(workspace: Workspace, tiny_model: Path) -> None:
