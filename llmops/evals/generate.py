@@ -52,18 +52,14 @@ async def generate(endpoint: Endpoint, job: Job, session: Session, progress: Pro
     answered = {key for key, completion in kept.items() if completion.status == "answered"}
     todo = [(case, system) for case, system in questions(job) if (case.digest, system.model) not in answered]
     total = len(job.suite.cases) * len(job.systems)
-    keeper = _Keeper(session, total - len(todo), total, progress)
     progress(total - len(todo), total, "answers")
+    keeper = _Keeper(session, total - len(todo), total, progress)
     try:
-        async with asyncio.TaskGroup() as group:
-            writing = group.create_task(keeper.run())
-            await _ask_all(endpoint, job, todo, keeper)
-            await keeper.queue.put(None)
-            await writing
+        await _ask_all(endpoint, job, todo, keeper)
     except BaseExceptionGroup as errors:
         raise _first(errors) from errors
     finally:
-        keeper.flush()
+        await keeper.close()
 
 
 async def _ask_all(endpoint: Endpoint, job: Job, todo: list[Question], keeper: _Keeper) -> None:
@@ -72,7 +68,7 @@ async def _ask_all(endpoint: Endpoint, job: Job, todo: list[Question], keeper: _
     async def work() -> None:
         for case, system in waiting:
             completion = await endpoint.ask(system, case, job.suite.config.decoding, job.engine)
-            await keeper.queue.put(completion)
+            keeper.put(completion)
             if endpoint.n_given_up >= GIVE_UP_AFTER:
                 raise CouldNotRun(
                     f"endpoint {endpoint.url}: no longer answers ({completion.error}); "
@@ -85,40 +81,48 @@ async def _ask_all(endpoint: Endpoint, job: Job, todo: list[Question], keeper: _
 
 
 class _Keeper:
-    """Writes completions in batches of whatever has come since the last write; None ends it."""
+    """Writes completions in batches of whatever has come since the last write.
+
+    Its task belongs to no group: when asking ends early, what was answered until then is still written.
+    """
 
     def __init__(self, session: Session, n_done: int, n_total: int, progress: Progress) -> None:
         self.session = session
-        self.queue: asyncio.Queue[Completion | None] = asyncio.Queue(maxsize=1024)
         self._n_done = n_done
         self._n_total = n_total
         self._n_errored = 0
         self._progress = progress
+        self._queue: asyncio.Queue[Completion | None] = asyncio.Queue()
+        self._task = asyncio.create_task(self._run())
 
-    async def run(self) -> None:
-        while (first := await self.queue.get()) is not None:
-            batch = [first, *self._waiting()]
-            await asyncio.to_thread(self.session.append, batch)
+    def put(self, completion: Completion) -> None:
+        """Hand over a completion; raises what writing an earlier one raised."""
+        if self._task.done():
+            self._task.result()
+        self._queue.put_nowait(completion)
+
+    async def close(self) -> None:
+        """Wait until all is written."""
+        self._queue.put_nowait(None)
+        await self._task
+
+    async def _run(self) -> None:
+        more = True
+        while more:
+            batch, more = await self._next()
+            if batch:
+                await asyncio.to_thread(self.session.append, batch)
             self._n_done += len(batch)
             self._n_errored += sum(c.status == "errored" for c in batch)
             note = f"answers, {self._n_errored} errored" if self._n_errored else "answers"
             self._progress(self._n_done, self._n_total, note)
 
-    def flush(self) -> None:
-        """Write what is left when the session ends early."""
-        batch = self._waiting()
-        if batch:
-            self.session.append(batch)
-
-    def _waiting(self) -> list[Completion]:
-        batch = []
-        while not self.queue.empty():
-            completion = self.queue.get_nowait()
-            if completion is None:
-                self.queue.put_nowait(None)
-                break
-            batch.append(completion)
-        return batch
+    async def _next(self) -> tuple[list[Completion], bool]:
+        """All that waits, at least one thing; and whether more may come."""
+        waiting = [await self._queue.get()]
+        while not self._queue.empty():
+            waiting.append(self._queue.get_nowait())
+        return [c for c in waiting if c is not None], None not in waiting
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
