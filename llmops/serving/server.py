@@ -168,6 +168,7 @@ def _server(gateway: Gateway, drain_s: float) -> Any:
 
     class Server(uvicorn.Server):
         def capture_signals(self) -> Any:
+            """Leave signals alone: `_Service` has taken them."""
             return nullcontext()
 
     config = uvicorn.Config(
