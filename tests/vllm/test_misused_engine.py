@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from llmops.engines.proof import Proof, prove
 from llmops.records import Probes
 from llmops.registry.bases import Base
 from llmops.train.probes import compute_probes
+from tests.engines.test_process import wait_until
 from tests.vllm.adapters import build_adapter
 from tests.vllm.conftest import TokenRows, started, vllm_spec
 
@@ -114,13 +114,10 @@ def in_session(leader: int | None) -> list[str]:
 
 
 async def test_stopping_after_the_guard_was_killed_leaves_no_process_of_vllm(misused: EngineProcess) -> None:
-    assert misused.pid is not None
-    assert len(in_session(misused.pid)) >= 4  # the guard, the server, the engine core, its worker
-    os.kill(misused.pid, signal.SIGKILL)
-    while misused.alive():
-        await asyncio.sleep(0.05)
+    leader = misused.pid
+    assert leader is not None
+    assert len(in_session(leader)) >= 4  # the guard, the server, the engine core, its worker
+    os.kill(leader, signal.SIGKILL)
+    await asyncio.to_thread(wait_until, lambda: not misused.alive())
     await misused.stop()
-    deadline = time.monotonic() + 20
-    while in_session(misused.pid):
-        assert time.monotonic() < deadline, in_session(misused.pid)
-        await asyncio.sleep(0.2)
+    await asyncio.to_thread(wait_until, lambda: not in_session(leader))
