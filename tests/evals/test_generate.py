@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -250,20 +251,25 @@ def test_adapter_of_another_base_is_refused(room: Room) -> None:
         room.run(counterpart)
 
 
-def test_completions_are_kept_before_the_run_ends(room: Room) -> None:
-    """The file already holds earlier answers while the last question is still under way."""
+def test_all_earlier_answers_are_on_disk_while_the_last_question_waits(room: Room) -> None:
     seen: list[int] = []
+
+    def n_kept() -> int:
+        return sum(
+            len(path.read_bytes().splitlines()) for path in room.workspace.runs.glob("*/completions.jsonl")
+        )
 
     def script(model: str, prompt: str, nth: int) -> str:
         if len(counterpart.asked) == 2 * N_CASES:
-            seen.append(
-                sum(len(p.read_bytes().splitlines()) for p in room.workspace.runs.glob("*/completions.jsonl"))
-            )
+            deadline = time.monotonic() + 30
+            while n_kept() < 2 * N_CASES - 1 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            seen.append(n_kept())
         return right(prompt)
 
     counterpart = room.serve(script)
-    room.run(counterpart, concurrency=1)
-    assert seen[0] >= 2 * N_CASES - 2
+    room.run(counterpart, concurrency=1, patience=Patience(answer_s=60))
+    assert seen == [2 * N_CASES - 1]
 
 
 def test_run_leaves_metrics_page_report_and_ledger_event(room: Room) -> None:
