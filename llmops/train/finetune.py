@@ -104,6 +104,13 @@ def _note_failure(error: BaseException, run: Run, registry: Registry) -> None:
         error.add_note(f"run {run.id}: its failure could not be written down ({second})")
 
 
+def _show_failure(tracker: Tracker, error: BaseException) -> None:
+    try:
+        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+    except Exception as second:  # a tracker that fails too must not hide the first error
+        error.add_note(f"the tracker could not end its run ({second})")
+
+
 def _run(recipe_path: Path, run: Run, workspace: Workspace, progress: Progress) -> AdapterRecord:
     planned = plan(recipe_path, workspace, run.folder, progress)
     written = {"digest": planned.recipe_digest, "recipe": planned.resolved}
@@ -126,7 +133,7 @@ def _run(recipe_path: Path, run: Run, workspace: Workspace, progress: Progress) 
         body = {"run": run.id, "recipe": planned.recipe_digest, "adapter": record.adapter}
         registry.ledger.append("run.finished", body)
     except BaseException as error:
-        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        _show_failure(tracker, error)
         raise
     tracker.finish("FINISHED", {"llmops.adapter": record.adapter})
     return record

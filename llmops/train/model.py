@@ -32,15 +32,19 @@ def pick_device(wanted: str) -> str:
     Raises:
         ConfigError: CUDA is asked for and there is none.
     """
-    found = torch.cuda.is_available()
-    if wanted == "cuda" and not found:
-        raise ConfigError("device: cuda is asked for and no CUDA device is there; set device: auto")
-    if wanted == "cpu" or not found:
+    if wanted == "cpu":
         return "cpu"
-    if "WORLD_SIZE" not in os.environ and "CUDA_VISIBLE_DEVICES" not in os.environ:
-        # Several visible ones would mean DataParallel, which TRL refuses.
+    # Several visible devices would mean DataParallel, which TRL refuses; CUDA reads the variable when first asked.
+    ours = "WORLD_SIZE" not in os.environ and "CUDA_VISIBLE_DEVICES" not in os.environ
+    if ours:
         os.environ["CUDA_VISIBLE_DEVICES"] = "0"
-    return "cuda"
+    if torch.cuda.is_available():
+        return "cuda"
+    if ours:
+        del os.environ["CUDA_VISIBLE_DEVICES"]
+    if wanted == "cuda":
+        raise ConfigError("device: cuda is asked for and no CUDA device is there; set device: auto")
+    return "cpu"
 
 
 def load_tokenizer(base: Base) -> Any:

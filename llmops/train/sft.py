@@ -46,8 +46,8 @@ def train_adapter(recipe: Recipe, run: SftRun, on_step: OnStep) -> dict[str, flo
     """Train, save the adapter into `run.adapter` and return the run's figures.
 
     Returns:
-        `train_loss` (mean of the last ten steps, nats a label), `held_out_loss` and `held_out_loss_base` (absent without held-out
-        rows), `n_steps`, `n_epochs`, `n_tokens` (trained through, padding not counted), `padding_frac`, `train_s`.
+        `train_loss` (mean of the last ten steps, nats a label), `held_out_loss` and `held_out_loss_base` (absent
+        without held-out rows), `n_steps`, `n_epochs`, `n_tokens` (padding not counted), `padding_frac`, `train_s`.
 
     Raises:
         TrainingFailed: the loss is not finite, at the step it happened.
@@ -60,11 +60,7 @@ def train_adapter(recipe: Recipe, run: SftRun, on_step: OnStep) -> dict[str, flo
     losses: list[float] = []
 
     def watch(step: int, total: int, figures: dict[str, float]) -> None:
-        bad = [f"{name} {value}" for name, value in figures.items() if not math.isfinite(value)]
-        if bad:
-            raise TrainingFailed(
-                f"training of {recipe.name}: {', '.join(bad)} at step {step} of {total}; lower learning_rate"
-            )
+        _require_finite(figures, f"training of {recipe.name}: step {step} of {total}")
         losses.append(figures["loss"])
         on_step(step, total, figures)
 
@@ -84,6 +80,12 @@ def train_adapter(recipe: Recipe, run: SftRun, on_step: OnStep) -> dict[str, flo
     figures |= _held_out(trainer, recipe, run)
     _save(trainer.model, run.adapter)
     return figures
+
+
+def _require_finite(figures: dict[str, float], where: str) -> None:
+    bad = [f"{name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
+    if bad:
+        raise TrainingFailed(f"{where}: {', '.join(bad)}; lower learning_rate")
 
 
 def build_trainer(

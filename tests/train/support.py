@@ -10,7 +10,6 @@ from typing import Any
 
 import yaml
 
-from llmops.records import Message, Row
 from llmops.settings import Workspace
 
 PAIRS = (
@@ -58,8 +57,3 @@ class Bench:
         path = self.root / file
         path.write_text(yaml.safe_dump({k: v for k, v in values.items() if v is not None}))
         return path
-
-
-def conversation(question: str, answer: str, source: str = "rows.jsonl:1") -> Row:
-    """A row of one turn each."""
-    return Row((Message("user", question), Message("assistant", answer)), question, source)

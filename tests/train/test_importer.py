@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -84,22 +85,34 @@ def test_import_through_the_command_line_lists_the_adapter(
 
 def test_renamed_key_prefixes_are_refused(folder: Path, tiny_model: Path, workspace: Workspace) -> None:
     tensors = load_file(folder / WEIGHTS)
-    save_file({k.replace("base_model.model.model.", "base_model.model."): v for k, v in tensors.items()}, folder / WEIGHTS)
-    with pytest.raises(BadRequest, match=r"tensor names are not those of.*missing: base_model\.model\.model\.layers.*not known"):
+    save_file(
+        {k.replace("base_model.model.model.", "base_model.model."): v for k, v in tensors.items()},
+        folder / WEIGHTS,
+    )
+    with pytest.raises(
+        BadRequest,
+        match=r"tensor names are not those of.*missing: base_model\.model\.model\.layers.*not known",
+    ):
         _import(folder, tiny_model, workspace)
     assert _nothing_came_in(workspace)
 
 
-def test_layers_missing_from_the_weights_are_refused(folder: Path, tiny_model: Path, workspace: Workspace) -> None:
+def test_layers_missing_from_the_weights_are_refused(
+    folder: Path, tiny_model: Path, workspace: Workspace
+) -> None:
     tensors = load_file(folder / WEIGHTS)
     save_file({k: v for k, v in tensors.items() if "down_proj" not in k}, folder / WEIGHTS)
     with pytest.raises(BadRequest, match=r"missing: \S+down_proj\S+, .* and 1 more"):
         _import(folder, tiny_model, workspace)
 
 
-def test_rank_that_is_not_the_weights_own_is_refused(folder: Path, tiny_model: Path, workspace: Workspace) -> None:
+def test_rank_that_is_not_the_weights_own_is_refused(
+    folder: Path, tiny_model: Path, workspace: Workspace
+) -> None:
     _set(folder, r=16)
-    with pytest.raises(BadRequest, match=r"is \[\d+, \d+\], the rank and base ask for \[\d+, \d+\]; correct r"):
+    with pytest.raises(
+        BadRequest, match=r"is \[\d+, \d+\], the rank and base ask for \[\d+, \d+\]; correct r"
+    ):
         _import(folder, tiny_model, workspace)
 
 
@@ -108,7 +121,7 @@ def test_values_that_are_not_finite_are_refused(folder: Path, tiny_model: Path, 
     name = sorted(tensors)[3]
     tensors[name][0, 0] = float("inf")
     save_file(tensors, folder / WEIGHTS)
-    with pytest.raises(BadRequest, match=f"{name} has values that are not finite"):
+    with pytest.raises(BadRequest, match=re.escape(name) + " has values that are not finite"):
         _import(folder, tiny_model, workspace)
 
 
@@ -122,13 +135,15 @@ def test_adapter_of_a_model_folder_with_other_weights_is_refused(
     folder: Path, tmp_path: Path, workspace: Workspace
 ) -> None:
     other = build_tiny_model(tmp_path / "other", seed=9)
-    with pytest.raises(BadRequest, match="was trained on .*not on"):
+    with pytest.raises(BadRequest, match=r"was trained on .*not on"):
         _import(folder, other, workspace)
 
 
-def test_adapter_of_another_hub_model_is_refused(folder: Path, tiny_model: Path, workspace: Workspace) -> None:
+def test_adapter_of_another_hub_model_is_refused(
+    folder: Path, tiny_model: Path, workspace: Workspace
+) -> None:
     _set(folder, base_model_name_or_path="someone/another-model")
-    with pytest.raises(BadRequest, match="was trained on someone/another-model"):
+    with pytest.raises(BadRequest, match=re.escape("was trained on someone/another-model")):
         _import(folder, tiny_model, workspace)
 
 

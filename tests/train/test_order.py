@@ -41,7 +41,9 @@ def test_order_depends_on_the_seed_alone() -> None:
 def test_grouping_by_length_saves_padding_without_making_a_curriculum() -> None:
     grouped, plain = Batch(per_device=8), Batch(per_device=8, group_by_length=False)
     order = training_order(LENGTHS, 400, grouped, 0)
-    assert padding_frac(LENGTHS, order, 8) < 0.5 * padding_frac(LENGTHS, training_order(LENGTHS, 400, plain, 0), 8)
+    assert padding_frac(LENGTHS, order, 8) < 0.5 * padding_frac(
+        LENGTHS, training_order(LENGTHS, 400, plain, 0), 8
+    )
     halves = [order[: len(order) // 2], order[len(order) // 2 :]]
     means = [sum(LENGTHS[i] for i in half) / len(half) for half in halves]
     assert abs(means[0] - means[1]) < 0.05 * sum(means)

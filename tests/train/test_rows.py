@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from llmops.chat import encode, read_contract
 from llmops.errors import CouldNotRun, DataError
-from llmops.records import Dropped, no_progress
+from llmops.records import Dropped, Message, no_progress
 from llmops.registry.adapters import Registry
 from llmops.registry.bases import resolve_base
 from llmops.train.recipe import load_recipe
@@ -32,7 +32,9 @@ def test_every_line_is_kept_or_listed_with_file_line_and_reason(bench: Bench) ->
     long = json.dumps({"prompt": "p" * 300, "completion": "c"})
     lines = (bench.root / "rows.jsonl").read_text().splitlines()
     padded = json.dumps({"prompt": "a", "completion": "b "})
-    (bench.root / "rows.jsonl").write_text("\n".join([lines[0], "{not json", long, padded, *lines[1:]]) + "\n")
+    (bench.root / "rows.jsonl").write_text(
+        "\n".join([lines[0], "{not json", long, padded, *lines[1:]]) + "\n"
+    )
     found = _examples(bench)
     assert [e.source for e in found.train] == [f"rows.jsonl:{n}" for n in (1, 4, 5, 6, 7)]
     assert [d.source for d in found.dropped] == ["rows.jsonl:2", "rows.jsonl:3"]
@@ -43,7 +45,9 @@ def test_every_line_is_kept_or_listed_with_file_line_and_reason(bench: Bench) ->
 
 def test_row_whose_answer_the_template_changes_is_dropped_with_the_reason(bench: Bench) -> None:
     found = _examples(bench)
-    template = read_contract(bench.base).chat_template.replace("message['content']", "message['content'] | trim")
+    template = read_contract(bench.base).chat_template.replace(
+        "message['content']", "message['content'] | trim"
+    )
     contract = replace(read_contract(bench.base), chat_template=template)
     recipe = load_recipe(bench.recipe())
     bench.rows([("a", "b "), *PAIRS])
@@ -69,7 +73,9 @@ def test_drops_within_the_budget_pass_and_over_it_name_file_line_and_reason(benc
     listing = Path("dropped.jsonl")
     examples = _examples(bench)
     require_within_budget(examples, load_recipe(bench.recipe(drop_budget_frac=0.2)), listing)
-    with pytest.raises(DataError, match=r"^rows\.jsonl:5: not an object: list.*1 of 5 rows.*20\.00%.*0\.00%.*dropped\.jsonl"):
+    with pytest.raises(
+        DataError, match=r"^rows\.jsonl:5: not an object: list.*1 of 5 rows.*20\.00%.*0\.00%.*dropped\.jsonl"
+    ):
         require_within_budget(examples, load_recipe(bench.recipe()), listing)
 
 
@@ -98,15 +104,21 @@ def test_mask_of_the_real_tokenizer_decodes_to_the_answers_and_their_end_tokens(
         pytest.skip(f"the package index did not deliver the model: {error}")
     tokenizer = AutoTokenizer.from_pretrained(base.path)
     answers = ("Return the café's name, 世界 😀.", "def f(x):\n    return x  # done")
-    from llmops.records import Message
-
-    turns = (Message("user", "Hi"), Message("assistant", answers[0]), Message("user", "And?"), Message("assistant", answers[1]))
+    turns = (
+        Message("user", "Hi"),
+        Message("assistant", answers[0]),
+        Message("user", "And?"),
+        Message("assistant", answers[1]),
+    )
     encoded = encode(tokenizer, replace(base.contract, system="Be brief."), turns)
     trained = [t for t, m in zip(encoded.input_ids, encoded.loss_mask, strict=True) if m]
     assert tokenizer.decode(trained) == "".join(f"{a}<|im_end|>" for a in answers)
     whole = tokenizer.decode(encoded.input_ids)
     assert whole == tokenizer.apply_chat_template(
-        [{"role": "system", "content": "Be brief."}, *({"role": m.role, "content": m.content} for m in turns)],
+        [
+            {"role": "system", "content": "Be brief."},
+            *({"role": m.role, "content": m.content} for m in turns),
+        ],
         tokenize=False,
     )
 
@@ -114,4 +126,6 @@ def test_mask_of_the_real_tokenizer_decodes_to_the_answers_and_their_end_tokens(
 def test_dropped_rows_are_records_of_source_and_reason(bench: Bench) -> None:
     with (bench.root / "rows.jsonl").open("a") as file:
         file.write('{"prompt": "only"}\n')
-    assert _examples(bench).dropped == (Dropped("rows.jsonl:5", "no conversation: has neither messages nor prompt and completion"),)
+    assert _examples(bench).dropped == (
+        Dropped("rows.jsonl:5", "no conversation: has neither messages nor prompt and completion"),
+    )

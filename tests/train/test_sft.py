@@ -29,7 +29,11 @@ from llmops.train.rows import encode_rows, read_source
 from llmops.train.sft import SftRun, build_trainer, train_adapter, trainer_settings
 from tests.train.support import PAIRS, Bench
 
-MIXED = (*PAIRS, ("A longer question, with many more words than the others?", "Yes."), ("?", "Return é, 世界 and 😀."))
+MIXED = (
+    *PAIRS,
+    ("A longer question, with many more words than the others?", "Yes."),
+    ("?", "Return é, 世界 and 😀."),
+)
 
 
 def _set_up(bench: Bench, **changes: Any) -> tuple[Recipe, SftRun, list[int]]:
@@ -66,10 +70,12 @@ def test_labels_in_the_trained_batches_decode_to_exactly_the_answers(
     monkeypatch.setattr(loop, "label_nll", record)
     train_adapter(recipe, run, _ignore)
     tokenizer = AutoTokenizer.from_pretrained(bench.base)
-    answers = {question: answer for question, answer in MIXED}
+    answers = dict(MIXED)
     questions = []
     for batch in seen:
-        for ids, labels, attention in zip(*(batch[k] for k in ("input_ids", "labels", "attention_mask")), strict=True):
+        for ids, labels, attention in zip(
+            *(batch[k] for k in ("input_ids", "labels", "attention_mask")), strict=True
+        ):
             trained = labels != loop.IGNORED
             text = tokenizer.decode(ids[attention.bool()])
             question = text.split("<|im_start|>user\n")[1].split("<|im_end|>")[0]
@@ -128,7 +134,9 @@ def test_output_layer_runs_on_label_positions_alone(bench: Bench) -> None:
     recipe, run, order = _set_up(bench, n_steps=1, batch={"per_device": 6})
     trainer = build_trainer(recipe, run, order, _ignore)
     widths: list[int] = []
-    trainer.model.get_output_embeddings().register_forward_hook(lambda m, i, o: widths.append(o.shape[0] * o.shape[1]))
+    trainer.model.get_output_embeddings().register_forward_hook(
+        lambda m, i, o: widths.append(o.shape[0] * o.shape[1])
+    )
     trainer.train()
     assert widths == [sum(e.encoded.n_supervised for e in run.examples.train)]
 
@@ -143,7 +151,9 @@ def test_adapter_weights_are_fp32_on_a_bfloat16_base(bench: Bench) -> None:
 def test_bfloat16_training_follows_fp32_training(bench: Bench) -> None:
     curves: dict[str, list[float]] = {}
     for precision in ("fp32", "bf16"):
-        recipe, run, _ = _set_up(bench, precision=precision, n_steps=20, batch={"per_device": 6}, learning_rate=2e-3)
+        recipe, run, _ = _set_up(
+            bench, precision=precision, n_steps=20, batch={"per_device": 6}, learning_rate=2e-3
+        )
         losses = curves.setdefault(precision, [])
         train_adapter(recipe, run, lambda s, n, f, losses=losses: losses.append(f["loss"]))
     assert curves["bf16"] == pytest.approx(curves["fp32"], rel=0.05)
@@ -172,7 +182,7 @@ def test_trainer_sends_no_telemetry(bench: Bench, monkeypatch: pytest.MonkeyPatc
 
 def test_loss_that_is_not_finite_ends_the_run_at_its_step(bench: Bench) -> None:
     recipe, run, _ = _set_up(bench, n_steps=50, learning_rate=1e30)
-    with pytest.raises(TrainingFailed, match=r"nan|inf.*at step \d+ of 50; lower learning_rate"):
+    with pytest.raises(TrainingFailed, match=r"step \d+ of 50: .*(nan|inf).*; lower learning_rate"):
         train_adapter(recipe, run, _ignore)
     assert not run.adapter.exists()
 
@@ -188,7 +198,10 @@ def test_held_out_loss_is_that_of_the_held_out_rows(bench: Bench) -> None:
         labels = [t if m else -100 for t, m in zip(ids[0].tolist(), example.encoded.loss_mask, strict=True)]
         with torch.no_grad():
             loss = model(input_ids=ids, labels=torch.tensor([labels])).loss
-        total, count = total + float(loss) * example.encoded.n_supervised, count + example.encoded.n_supervised
+        total, count = (
+            total + float(loss) * example.encoded.n_supervised,
+            count + example.encoded.n_supervised,
+        )
     assert figures["held_out_loss_base"] == pytest.approx(total / count, rel=1e-4)
     assert figures["held_out_loss"] != figures["held_out_loss_base"]
 
@@ -215,7 +228,9 @@ print(finetune(Path(sys.argv[1]), find_workspace(Path(sys.argv[1]).parent)).adap
 
 def test_four_bit_base_trains_an_fp32_adapter(bench: Bench) -> None:
     pytest.importorskip("bitsandbytes")
-    recipe, run, order = _set_up(bench, quantization="nf4", precision="bf16", n_steps=20, batch={"per_device": 6})
+    recipe, run, order = _set_up(
+        bench, quantization="nf4", precision="bf16", n_steps=20, batch={"per_device": 6}
+    )
     trainer = build_trainer(recipe, run, order, _ignore)
     names = {type(m).__name__ for m in trainer.model.modules()}
     assert "Linear4bit" in names
@@ -227,7 +242,9 @@ def test_four_bit_base_trains_an_fp32_adapter(bench: Bench) -> None:
     assert (run.adapter / "adapter_model.safetensors").is_file()
 
 
-def test_four_bits_without_bitsandbytes_says_what_to_install(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_four_bits_without_bitsandbytes_says_what_to_install(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     recipe = load_recipe(bench.recipe(quantization="nf4", precision="bf16"))
     with pytest.raises(ConfigError, match="pip install bitsandbytes"):
