@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from llmops.errors import ConfigError
+from llmops.errors import ConfigError, TrainingFailed
 from llmops.registry.adapters import Registry
 from llmops.settings import Workspace
 from llmops.tracking import DIGEST_TAG, TrackedRun, log_report_metrics, start_tracking
@@ -150,9 +150,24 @@ def test_finetune_shows_its_run_and_lineage_names_it(workspace: Workspace, tiny_
 def test_failed_run_is_shown_as_failed(workspace: Workspace, tiny_model: Path) -> None:
     bench = Bench(workspace, tiny_model)
     bench.rows()
-    with pytest.raises(Exception, match="has no effect"):
+    with pytest.raises(TrainingFailed, match="has no effect"):
         finetune(bench.recipe(tracking="mlflow", n_steps=1, learning_rate=1e-12), workspace)
     client = MlflowClient(tracking_uri=workspace.mlflow_uri)
     experiment = client.get_experiment_by_name(workspace.config.name)
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FAILED"
+
+
+def test_tracker_that_breaks_does_not_hide_why_the_run_failed(workspace: Workspace, tiny_model: Path) -> None:
+    bench = Bench(workspace, tiny_model)
+    bench.rows()
+
+    def break_tracker(done: int, total: int, note: str) -> None:
+        if note.startswith("probing"):
+            with closing(sqlite3.connect(workspace.state / "mlflow.db")) as database:
+                database.execute("DROP TABLE metrics")
+                database.commit()
+
+    with pytest.raises(TrainingFailed, match="has no effect") as caught:
+        finetune(bench.recipe(tracking="mlflow", n_steps=1, learning_rate=1e-12), workspace, break_tracker)
+    assert any("tracker could not end its run" in note for note in caught.value.__notes__)

@@ -22,7 +22,7 @@ from llmops.registry.adapters import Registry
 from llmops.registry.bases import resolve_base
 from llmops.train import loop
 from llmops.train.finetune import finetune
-from llmops.train.model import load_base, lora_config, require_quantization
+from llmops.train.model import load_base, lora_config, pick_device, require_quantization
 from llmops.train.order import training_order
 from llmops.train.recipe import Recipe, load_recipe
 from llmops.train.rows import encode_rows, read_source
@@ -269,3 +269,22 @@ def test_contract_of_the_recipe_reaches_the_training_text(bench: Bench) -> None:
     assert read_contract(Path(bench.base)).system is None
     texts = [tokenizer.decode(e.encoded.input_ids) for e in run.examples.train]
     assert all(text.startswith("<|im_start|>system\nBe brief.<|im_end|>") for text in texts)
+
+
+def test_first_of_several_cuda_devices_is_chosen_and_a_cpu_machine_is_left_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("CUDA_VISIBLE_DEVICES", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "")  # so that it is put back as it was
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto") == "cpu"
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device("cpu") == "cpu"
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    assert pick_device("auto") == "cuda"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert pick_device("cuda") == "cuda"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
