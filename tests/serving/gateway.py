@@ -23,7 +23,7 @@ from llmops.serving.lock import running
 from llmops.settings import Workspace
 from tests.evidence import LINEAGE
 
-START_WITHIN_S = 120.0
+START_WITHIN_S = 400.0  # real vLLM on a busy box
 PROBE_TEXTS = ("def add(a, b):\n    return a + b", "Return the sum of two numbers.", "class Point: x = 1")
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
 
