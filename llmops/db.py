@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
-from llmops.errors import CouldNotRun
+from llmops.errors import CouldNotRun, StoreError
 
 BUSY_TIMEOUT_MS = 10_000
 HEAD_REVISION = "0001"
@@ -66,9 +66,18 @@ def open_database(url: str) -> Engine:
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
-    """A transaction that holds the write lock from its first statement."""
-    with engine.connect().execution_options(llmops_write=True) as connection, connection.begin():
-        yield connection
+    """A transaction that holds the write lock from its first statement.
+
+    Raises:
+        StoreError: the disk did not take it, or another process held the lock too long; nothing was written.
+    """
+    try:
+        with engine.connect().execution_options(llmops_write=True) as connection, connection.begin():
+            yield connection
+    except OperationalError as error:
+        raise StoreError(
+            f"database {engine.url.database}: could not be written ({error.orig}); free space, then run it again"
+        ) from error
 
 
 def _set_up_sqlite(engine: Engine) -> None:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 from llmops.errors import InvalidEvidence
 
@@ -93,7 +93,7 @@ def load_record(cls: type[R], data: JsonDict) -> R:
             f"{cls.schema}: unknown fields {sorted(unknown)}; use the version that wrote it"
         )
     try:
-        record: R = _adapter(cls).validate_python(body)
+        record: R = _adapter(cast("Any", cls)).validate_python(body)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -14,6 +14,7 @@ import typer
 import yaml
 
 from llmops.cli import app
+from llmops.settings import load_yaml
 
 ROOT = Path(__file__).parent.parent
 TRACKED = subprocess.run(
@@ -43,17 +44,17 @@ def _load(path: str) -> object:
 
         return load_profile(full)
     if folder == "evals/suites":
-        from llmops.evals.suite import load_suite
+        from llmops.evals.suite import SuiteConfig
 
-        return load_suite(full)
+        return load_yaml(full, SuiteConfig)
     if folder == "evals/gates":
         from llmops.evals.gate import load_gate
 
         return load_gate(full)
     if folder == "data":
-        from llmops.data.config import load_config
+        from llmops.data import DataConfig
 
-        return load_config(full)
+        return load_yaml(full, DataConfig)
     raise AssertionError(f"{path}: no part of the program reads it")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from llmops.cli.output import as_json, progress, table
-from llmops.errors import BadRequest
+from llmops.errors import EXIT_INVALID, BadRequest
 from llmops.records import Report, short
 from llmops.settings import Workspace, find_workspace
 
@@ -27,7 +27,10 @@ def evaluate(
     concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests under way at once.")] = 16,
     json: Annotated[bool, typer.Option("--json", help="Print the reports.")] = False,
 ) -> None:
-    """Evaluate base, champion and adapters, interleaved in one engine session; every answer is kept before scoring."""
+    """Evaluate base, champion and adapters, interleaved in one engine session; every answer is kept before scoring.
+
+    Exits 4 when a report is no evidence (a wrong model answered, cases errored ...); the reasons are shown.
+    """
     from llmops.evals.run import EvalRequest, report_page
     from llmops.evals.run import evaluate as run
 
@@ -43,6 +46,8 @@ def evaluate(
     else:
         _print(reports)
         typer.echo(f"page     {report_page(workspace, reports[0].session)}")
+    if any(r.invalid for r in reports):
+        raise typer.Exit(EXIT_INVALID)
 
 
 def endpoint_of(workspace: Workspace) -> str:

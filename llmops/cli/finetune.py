@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,8 @@ from llmops.cli.output import as_json, progress
 from llmops.records import AdapterRecord
 from llmops.registry.adapters import Registry
 from llmops.settings import find_workspace
+
+PROVABLE_NATS = 0.1  # twice what rounding to bfloat16 alone changes; see llmops/engines/proof.py
 
 
 def finetune(
@@ -37,6 +40,11 @@ def print_adapter(registry: Registry, record: AdapterRecord, json: bool) -> None
     )
     if lineage.metrics:
         typer.echo("training " + ", ".join(f"{name} {value:.4g}" for name, value in lineage.metrics.items()))
+    if lineage.metrics.get("effect_nats", math.inf) < PROVABLE_NATS:
+        typer.echo(
+            f"note     the effect is under {PROVABLE_NATS} nats a token: only a float32 engine can prove that it is "
+            "applied; train longer to serve it in bfloat16"
+        )
     if lineage.n_rows:
         typer.echo("rows     " + ", ".join(f"{name} {n}" for name, n in lineage.n_rows.items()))
     code = (lineage.git_sha or "no repository")[:12] + (

@@ -14,6 +14,9 @@ from llmops.records import Progress
 
 PLAIN_EVERY_S = 5.0
 
+SELF = (sys.executable, "-P", "-m", "llmops.cli")
+"""This command line in a child; -P because a workspace may have a folder named like a library."""
+
 
 @contextmanager
 def progress(title: str) -> Iterator[Progress]:
@@ -57,7 +60,7 @@ def _lines(title: str) -> Progress:
     def report(done: int, total: int, note: str) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last < PLAIN_EVERY_S and done != total:
+        if now - last < PLAIN_EVERY_S and not 0 < total == done:
             return
         last = now
         left = (

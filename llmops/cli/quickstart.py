@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 import urllib.request
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from llmops.cli.output import SELF
 from llmops.registry.adapters import Registry
 from llmops.registry.releases import name_state
 from llmops.settings import Workspace, find_workspace
@@ -104,7 +104,7 @@ def _run(steps: list[Step], workspace: Workspace) -> None:
 
 
 def _command(arguments: tuple[str, ...]) -> int:
-    return subprocess.run([sys.executable, "-m", "llmops.cli", *arguments], check=False).returncode
+    return subprocess.run([*SELF, *arguments], check=False).returncode
 
 
 def _serving(workspace: Workspace) -> str | None:

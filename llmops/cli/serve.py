@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from llmops.cli.output import progress
+from llmops.cli.output import SELF, progress
 from llmops.errors import CouldNotRun
 from llmops.settings import Workspace, find_workspace
 
@@ -55,7 +54,7 @@ def start_detached(workspace: Workspace, profile: Path, port: int | None) -> str
 
     workspace.logs.mkdir(parents=True, exist_ok=True)
     log = workspace.logs / DETACHED_LOG
-    command = [sys.executable, "-m", "llmops.cli", "serve", str(profile)]
+    command = [*SELF, "serve", str(profile)]
     if port is not None:
         command += ["--port", str(port)]
     with log.open("wb") as output:

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from llmops.cli.output import as_json
-from llmops.errors import InvalidEvidence, LlmopsError
+from llmops.errors import LlmopsError
 from llmops.ledger import Event
 from llmops.records import Decision, Release, short
 from llmops.registry.adapters import Registry
-from llmops.registry.releases import NameState, name_states, verify_release
+from llmops.registry.releases import RELEASE_KINDS, NameState, readable_states, verify_release
 from llmops.settings import Workspace, find_workspace
 
 
@@ -19,14 +19,14 @@ def status(json: Annotated[bool, typer.Option("--json", help="Print it as JSON."
     """Show champions with their evidence (checked now), what runs, and what waits."""
     workspace = find_workspace()
     registry = Registry.of(workspace)
-    names = [_name(registry, state) for state in name_states(registry.store, registry.ledger).values()]
+    states, damaged = readable_states(registry.store, registry.ledger.events(*RELEASE_KINDS))
+    names = [_name(registry, state) for state in states.values()]
     state = {
         "workspace": str(workspace.root),
         "serving": _serving(workspace),
         "names": names,
-        "running": [
-            e.body for e in _open_runs(registry.ledger.events("run.started", "run.finished", "run.failed"))
-        ],
+        "damaged": damaged,
+        "unfinished": _unfinished(registry.ledger.events("run.started", "run.finished", "run.failed")),
         "adapters": len(registry.adapters()),
         "ledger_events": registry.ledger.head()[0],
     }
@@ -43,9 +43,10 @@ def _serving(workspace: Workspace) -> dict[str, Any] | None:
     return {"url": info.url, "pid": info.pid, "engine": info.engine.to_pairs()} if info else None
 
 
-def _open_runs(events: list[Event]) -> list[Event]:
-    ended = {e.body["run"] for e in events if e.kind != "run.started"}
-    return [e for e in events if e.kind == "run.started" and e.body["run"] not in ended]
+def _unfinished(events: list[Event]) -> dict[str, str]:
+    """Runs whose newest event is their start, with its time: they run, or were killed."""
+    newest = {str(e.body["run"]): e for e in events}
+    return {run: e.at for run, e in newest.items() if e.kind == "run.started"}
 
 
 def _name(registry: Registry, state: NameState) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def _evidence(registry: Registry, release: Release) -> str:
     """The champion's evidence in words, after checking all of it."""
     try:
         verify_release(registry, release)
-    except (InvalidEvidence, LlmopsError) as error:
+    except LlmopsError as error:
         return f"BROKEN: {error}"
     if release.decision is None:
         return "NONE: emergency override"
@@ -116,5 +117,7 @@ def _print(state: dict[str, Any]) -> None:
                 typer.echo(f"           {label} {name[key]}")
     if not state["names"]:
         typer.echo("names      none released yet")
-    for run in state["running"]:
-        typer.echo(f"running    {run['run']} ({run.get('recipe', '')})")
+    for name, reason in state["damaged"].items():
+        typer.echo(f"{name:<10} BROKEN: {reason}")
+    for run, since in state["unfinished"].items():
+        typer.echo(f"unfinished {run}, since {since}")

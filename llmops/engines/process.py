@@ -216,6 +216,7 @@ def telling_lines(output: str) -> list[str]:
 def _embedded_command(spec: EngineSpec, port: int) -> list[str]:
     line = [
         str(spec.python or sys.executable),
+        "-P",  # a workspace may have a folder named like a library
         "-m",
         "llmops.engines.embedded",
         "--model",

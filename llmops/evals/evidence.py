@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from llmops.data import load_pool
 from llmops.errors import LlmopsError
@@ -19,6 +20,7 @@ from llmops.records import (
     DatasetSnapshot,
     EngineSignature,
     MetricResult,
+    Report,
     digest_of,
     short,
 )
@@ -27,6 +29,15 @@ from llmops.registry.adapters import Registry
 # Each bound of a report's intervals; together they are the two-sided interval at REPORT_LEVEL.
 BOUND_LEVEL = 0.95
 REPORT_LEVEL = 0.9
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One system's completions in the order of the suite's cases, their scores, and its report."""
+
+    report: Report
+    completions: tuple[Completion, ...]
+    scores: dict[str, Scores]
 
 
 def scores_of(

@@ -9,18 +9,14 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import TYPE_CHECKING
 
 from llmops.evals.compare import Paired, pair
-from llmops.evals.evidence import BOUND_LEVEL, REPORT_LEVEL
+from llmops.evals.evidence import BOUND_LEVEL, REPORT_LEVEL, Result
 from llmops.evals.metrics import METRICS
 from llmops.evals.plots import Forest, Histogram, Scatter, forest, histogram, scatter
 from llmops.evals.suite import Suite
 from llmops.records import JsonDict, Message, Report
 from llmops.stats import Interval
-
-if TYPE_CHECKING:
-    from llmops.evals.run import Result
 
 N_SHOWN = 6  # worst and best cases, each
 

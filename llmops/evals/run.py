@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from llmops.errors import BadRequest, ConfigError, CouldNotRun
+from llmops.errors import BadRequest, ConfigError, CouldNotRun, LlmopsError
 from llmops.evals.endpoint import Endpoint, EndpointStatus, Patience, System, engine_digest
-from llmops.evals.evidence import completion_faults, engine_fault, leak_fault, results_of, scores_of
+from llmops.evals.evidence import (
+    Result,
+    completion_faults,
+    engine_fault,
+    leak_fault,
+    results_of,
+    scores_of,
+)
 from llmops.evals.generate import Job, generate
-from llmops.evals.metrics import Scores
 from llmops.evals.session import COMPLETIONS_FILE, Session, completion_line, find_session, new_session
 from llmops.evals.suite import Suite, load_suite
 from llmops.records import (
@@ -54,15 +61,6 @@ class EvalRequest:
     patience: Patience = field(default_factory=Patience)
 
 
-@dataclass(frozen=True, eq=False)
-class Result:
-    """One system's completions in the order of the suite's cases, their scores, and its report."""
-
-    report: Report
-    completions: tuple[Completion, ...]
-    scores: dict[str, Scores]
-
-
 def evaluate(
     suite_path: Path, request: EvalRequest, workspace: Workspace, progress: Progress = no_progress
 ) -> list[Report]:
@@ -80,7 +78,7 @@ def evaluate(
     suite = load_suite(suite_path, registry)
     adapters = _adapters(registry, request.adapters)
     session = find_session(workspace, request.session) if request.session else new_session(workspace)
-    with session.locked():
+    with session.locked(), _noted(registry, session):
         taken = asyncio.run(_take(suite, request, adapters, session, progress))
         results = [_result(registry, taken, system, record) for system, record in taken.systems]
         for result in results:
@@ -89,6 +87,21 @@ def evaluate(
         _write_metrics(session, results)
         _write_page(suite, results, session)
     return [result.report for result in results]
+
+
+@contextmanager
+def _noted(registry: Registry, session: Session) -> Iterator[None]:
+    """The session's start and end in the ledger, so that `llmops status` can say what is under way."""
+    registry.ledger.append("run.started", {"run": session.name})
+    try:
+        yield
+    except BaseException as error:
+        with suppress(
+            LlmopsError
+        ):  # a full disk takes no event either, and the first error is the one to be seen
+            registry.ledger.append("run.failed", {"run": session.name, "error": type(error).__name__})
+        raise
+    registry.ledger.append("run.finished", {"run": session.name})
 
 
 def report_page(workspace: Workspace, session: str) -> Path:

@@ -71,6 +71,24 @@ def fold_releases(store: Store, events: Iterable[Event]) -> dict[str, NameState]
     return states
 
 
+def readable_states(store: Store, events: Iterable[Event]) -> tuple[dict[str, NameState], dict[str, str]]:
+    """The state of every name whose releases can be read, and by name why the others cannot.
+
+    Each name is folded alone: a damaged release stops its own name only.
+    """
+    by_name: dict[str, list[Event]] = {}
+    for event in events:
+        by_name.setdefault(str(event.body["public_name"]), []).append(event)
+    states: dict[str, NameState] = {}
+    damaged: dict[str, str] = {}
+    for name, about in by_name.items():
+        try:
+            states |= fold_releases(store, about)
+        except InvalidEvidence as error:
+            damaged[name] = str(error)
+    return states, damaged
+
+
 def _step(state: NameState, event: Event, store: Store) -> NameState:
     release = store.get_record(Release, str(event.body["release"]))
     if event.kind == "release.requested":

@@ -15,7 +15,7 @@ from llmops.registry.adapters import Registry
 from llmops.registry.releases import (
     RELEASE_KINDS,
     NameState,
-    fold_releases,
+    readable_states,
     require_same_baseline,
     require_same_engine,
     verify_release,
@@ -53,19 +53,13 @@ def replay(registry: Registry) -> Replay:
     except InvalidEvidence as error:
         fault = str(error)
     events = registry.ledger.events(*RELEASE_KINDS)
-    by_name: dict[str, list[Event]] = {}
-    for event in events:
-        by_name.setdefault(str(event.body["public_name"]), []).append(event)
-    states: dict[str, NameState] = {}
-    broken: dict[str, Broken] = {}
-    for name, about in by_name.items():
-        try:
-            states[name] = fold_releases(registry.store, about)[name]
-        except InvalidEvidence as error:
-            active = [e for e in about if e.kind == "release.activated"]
-            if active:
-                last = active[-1].body
-                broken[name] = Broken(str(last["adapter"]), str(last["release"]), str(error))
+    states, damaged = readable_states(registry.store, events)
+    active = {str(e.body["public_name"]): e.body for e in events if e.kind == "release.activated"}
+    broken = {
+        name: Broken(str(active[name]["adapter"]), str(active[name]["release"]), reason)
+        for name, reason in damaged.items()
+        if name in active
+    }
     answered = {e.body["release"] for e in events if e.kind != "release.requested"}
     unanswered = tuple(
         e for e in events if e.kind == "release.requested" and e.body["release"] not in answered

@@ -72,9 +72,8 @@ def test_killed_evaluation_goes_on_where_it_stopped(room: Room) -> None:
 
 
 def test_full_disk_stops_the_run_with_the_way_to_go_on_and_no_report(room: Room) -> None:
-    counterpart = room.serve(lambda model, prompt, nth: right(prompt))
-    # The database is larger than this already and is not written before the reports are.
-    process = child(room, counterpart, limit_bytes=20_000)
+    counterpart = room.serve(lambda model, prompt, nth: right(prompt) + " " * 4000)
+    process = child(room, counterpart, limit_bytes=400_000)  # room for the database, not for all answers
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 5, out
     (folder,) = room.workspace.runs.iterdir()
