@@ -69,17 +69,18 @@ def train_adapter(recipe: Recipe, run: SftRun, on_step: OnStep) -> dict[str, flo
     # PEFT would turn bfloat16 inputs into fp32 and autocast turn them back: 9 % of a step for the same numbers.
     with disable_input_dtype_casting(trainer.model, active=recipe.precision == "bf16"):
         trainer.train()
+        train_s = time.monotonic() - started
+        held_out = _held_out(trainer, recipe, run)
     figures = {
         "train_loss": sum(losses[-N_LAST:]) / len(losses[-N_LAST:]),
         "n_steps": float(n_steps),
         "n_epochs": len(order) / len(lengths),
         "n_tokens": float(sum(lengths[i] for i in order)),
         "padding_frac": padding_frac(lengths, order, recipe.batch.per_device),
-        "train_s": time.monotonic() - started,
+        "train_s": train_s,
     }
-    figures |= _held_out(trainer, recipe, run)
     _save(trainer.model, run.adapter)
-    return figures
+    return figures | held_out
 
 
 def _require_finite(figures: dict[str, float], where: str) -> None:
