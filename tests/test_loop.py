@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.evidence import copy_with_other_weights
 from tests.loop import ANSWERS, DATA, GATE, NAME, PROFILE, RECIPE, SUITE, Loop
 from tests.tiny import build_tiny_model
 
@@ -127,6 +128,21 @@ def test_override_moves_the_name_and_shows_in_every_status_after(loop: Loop) -> 
     assert "NONE: emergency override" in status
     loop.llmops("release", "rollback", NAME)
     assert "OVERRIDE" not in loop.llmops("status").out
+
+
+def test_adapter_from_elsewhere_is_imported_evaluated_gated_and_served(loop: Loop, tmp_path: Path) -> None:
+    status = json.loads(loop.llmops("status", "--json").out)
+    champion = status["names"][0]["champion"]
+    stored = next((loop.root / ".llmops/store/adapter").glob(champion.split("@")[1] + "*"))
+    foreign = copy_with_other_weights(stored, tmp_path / "foreign", 1.01)
+    loop.llmops("adapter", "import", str(foreign), "--base", str(loop.root / "base"), "--name", "foreign")
+    imported = re.findall(r"foreign@[0-9a-f]{12}", loop.llmops("adapter", "list").out)[0]
+    loop.llmops("eval", "suite.yaml")
+    assert f"PASS  docs: {imported[8:]} against " in loop.llmops("gate", "check", "keep.yaml").out
+    assert f"docs -> {imported}" in loop.llmops("release", "promote", NAME).out
+    assert loop.answered_by(NAME, "add 3") == imported[8:]
+    loop.llmops("release", "rollback", NAME)
+    assert loop.answered_by(NAME, "add 3") == champion[5:]
 
 
 def test_report_page_is_self_contained_and_shows_both_systems(loop: Loop) -> None:

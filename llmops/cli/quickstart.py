@@ -73,12 +73,12 @@ def _steps(paths: Paths, public_name: str, port: int | None) -> list[Step]:
     serve = ("serve", str(paths.profile), "--detach", *(("--port", str(port)) if port is not None else ()))
     return [
         Step("fetch the base model", ("base", "fetch", str(paths.recipe)), 25),
-        Step("build the data", ("data", "build", str(paths.data)), 15),
-        Step("fine-tune", ("finetune", str(paths.recipe)), 150),
-        Step("serve", serve, 15),
-        Step("evaluate base and adapter", ("eval", str(paths.suite)), 150),
-        Step("decide", ("gate", "check", str(paths.gate)), 5),
-        Step("release", ("release", "promote", public_name), 5),
+        Step("build the data", ("data", "build", str(paths.data)), 5),
+        Step("fine-tune", ("finetune", str(paths.recipe)), 200),
+        Step("serve", serve, 8),
+        Step("evaluate base and adapter", ("eval", str(paths.suite)), 230),
+        Step("decide", ("gate", "check", str(paths.gate)), 2),
+        Step("release", ("release", "promote", public_name), 1),
     ]
 
 
@@ -122,6 +122,7 @@ def _in_ci() -> bool:
     return os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 
+_QUESTION = "Say in one sentence what this Python function does.\\n\\ndef add(a, b): return a + b"
 _EXAMPLE = """\
 def area(width, height):
     if width < 0 or height < 0:
@@ -152,16 +153,20 @@ def _ask(workspace: Workspace, public_name: str) -> str:
 
 
 def _what_next(url: str, public_name: str, workspace: Workspace) -> None:
+    page = max(
+        workspace.runs.glob("*/report.html"), key=lambda path: path.stat().st_mtime, default=workspace.runs
+    )
     typer.echo(
         f"""
 The endpoint is running: {url}/v1  (model `{public_name}`)
 
   curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\
-    -d '{{"model": "{public_name}", "messages": [{{"role": "user", "content": "def add(a, b): return a + b"}}]}}'
+    -d '{{"model": "{public_name}", "messages": [{{"role": "user", "content": "{_QUESTION}"}}]}}'
 
 Open next:
-  {workspace.runs}/*/report.html   base and adapter side by side
-  llmops status                    champion, evidence, what waits
-  llmops ledger verify             the chain of what happened
-  llmops stop                      stop the endpoint"""
+  {page}
+                         base and adapter side by side
+  llmops status          champion, evidence, what waits
+  llmops ledger verify   the chain of what happened
+  llmops stop            stop the endpoint"""
     )
