@@ -54,7 +54,7 @@ $(APP): $(VENV) pyproject.toml
 	touch $@
 
 $(DEV): $(VENV) pyproject.toml
-	$(PIP) install --quiet --constraint requirements.lock --editable '.[mlflow,dev]'
+	$(PIP) install --quiet --constraint requirements.lock --editable '.[mlflow,nf4,dev]'
 	touch $@ $(APP)
 
 venv-vllm:
