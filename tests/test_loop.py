@@ -192,9 +192,26 @@ def test_changed_byte_of_the_champion_refuses_it_by_name_after_a_restart(loop: L
         assert "adapter_model.safetensors was changed" in done.stdout
         shown = json.loads(loop.llmops("status", "--json").out)
         assert "BROKEN" in shown["names"][0]["evidence"]
+        assert "adapter_model.safetensors was changed" in shown["names"][0]["not_serving"]
         assert loop.answered_by(f"base@{_base(loop)}", "add 1") == _base(loop)
     finally:
         weights.write_bytes(original)
         loop.llmops("stop")
         loop.llmops("serve", "serve.yaml", "--detach")
     assert loop.answered_by(NAME, "add 12") == champion[5:]
+
+
+def test_champion_moves_to_another_engine_by_new_evidence_alone(loop: Loop) -> None:
+    """Measured in float32, it must not serve in bfloat16 until it was measured there."""
+    champion = json.loads(loop.llmops("status", "--json").out)["names"][0]["champion"]
+    loop.llmops("stop")
+    profile = loop.root / "serve.yaml"
+    profile.write_text(profile.read_text().replace("float32", "bfloat16"))
+    loop.llmops("serve", "serve.yaml", "--detach")
+    name = json.loads(loop.llmops("status", "--json").out)["names"][0]
+    assert "measured on dtype=float32, this engine has dtype=bfloat16" in name["not_serving"]
+    loop.llmops("eval", "suite.yaml", "--adapter", champion)
+    loop.llmops("gate", "check", "gate.yaml", "--adapter", champion)
+    assert f"docs -> {champion}" in loop.llmops("release", "promote", NAME).out
+    assert loop.answered_by(NAME, "add 4") == champion[5:]
+    assert json.loads(loop.llmops("status", "--json").out)["names"][0]["not_serving"] is None

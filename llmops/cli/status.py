@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json as jsonlib
+import urllib.request
 from typing import Annotated, Any
 
 import typer
@@ -20,10 +22,12 @@ def status(json: Annotated[bool, typer.Option("--json", help="Print it as JSON."
     workspace = find_workspace()
     registry = Registry.of(workspace)
     states, damaged = readable_states(registry.store, registry.ledger.events(*RELEASE_KINDS))
-    names = [_name(registry, state) for state in states.values()]
+    serving = _serving(workspace)
+    routes = _routes(serving["url"]) if serving else {}
+    names = [_name(registry, state) | {"not_serving": routes.get(state.name)} for state in states.values()]
     state = {
         "workspace": str(workspace.root),
-        "serving": _serving(workspace),
+        "serving": serving,
         "names": names,
         "damaged": damaged,
         "unfinished": _unfinished(registry.ledger.events("run.started", "run.finished", "run.failed")),
@@ -41,6 +45,16 @@ def _serving(workspace: Workspace) -> dict[str, Any] | None:
 
     info = running(workspace)
     return {"url": info.url, "pid": info.pid, "engine": info.engine.to_pairs()} if info else None
+
+
+def _routes(url: str) -> dict[str, str | None]:
+    """By public name why the running gateway does not serve it, None where it does; empty if it does not say."""
+    try:
+        with urllib.request.urlopen(f"{url}/llmops/status", timeout=5) as response:
+            names = jsonlib.load(response)["routes"]["names"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    return {name: None if route["ok"] else str(route["reason"]) for name, route in names.items()}
 
 
 def _unfinished(events: list[Event]) -> dict[str, str]:
@@ -108,6 +122,7 @@ def _print(state: dict[str, Any]) -> None:
         )
         for label, key in (
             ("evidence", "evidence"),
+            ("NOT SERVING", "not_serving"),
             ("OVERRIDE", "override_reason"),
             ("previous", "previous"),
             ("waiting", "waiting"),

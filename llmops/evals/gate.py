@@ -95,21 +95,18 @@ def check_gate(
 ) -> Decision:
     """Decide about an adapter on its newest session's reports (or `session`'s); store the decision and tell the ledger.
 
-    The baseline is the public name's champion, or the base while it has none.
+    The baseline is the public name's champion, or the base while it has none. The champion itself is held against the
+    base: that is how a release moves to another engine.
 
     Raises:
-        BadRequest: the gate, its suite or the candidate do not exist, or the candidate is the champion itself.
+        BadRequest: the gate, its suite or the candidate do not exist.
         InvalidEvidence: there are no reports of both systems to decide on.
     """
     from llmops.evals.review import review
 
     gate, registry = load_gate(gate_path), Registry.of(workspace)
     record = registry.adapter(candidate)
-    baseline = name_state(registry, gate.public_name).champion_adapter or record.base
-    if baseline == record.adapter:
-        raise BadRequest(
-            f"gate {gate.name}: {record.model_name} is the champion of {gate.public_name}; nothing to decide"
-        )
+    baseline = name_state(registry, gate.public_name).baseline_for(record.adapter, record.base)
     suite_path = gate_path.parent / gate.suite
     evidence = review(registry, suite_path, record, baseline, session)
     checks, reasons = _checks(gate, evidence)

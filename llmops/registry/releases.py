@@ -43,6 +43,21 @@ class NameState:
         """Digest of the adapter the name stands for."""
         return self.history[-1].adapter if self.history else None
 
+    def baseline_for(self, candidate: str, base: str) -> str:
+        """Digest of what a candidate is compared with: the champion, or the base while there is none.
+
+        The champion itself is compared with the base: it is measured anew, on another engine or after an override.
+        """
+        champion = self.champion_adapter
+        return base if champion is None or champion == candidate else champion
+
+    def after(self, release: Release) -> tuple[Release, ...]:
+        """The history once `release` is activated; one of the champion itself takes the champion's place."""
+        if release.kind == "rollback":
+            return self.history[:-1]
+        kept = self.history[:-1] if self.champion_adapter == release.adapter else self.history
+        return (*kept, release)
+
     @property
     def previous(self) -> Release | None:
         """The release a rollback returns to."""
@@ -95,8 +110,7 @@ def _step(state: NameState, event: Event, store: Store) -> NameState:
         return replace(state, pending=(event.seq, release), refusal=None)
     if event.kind == "release.refused":
         return replace(state, pending=None, refusal=str(event.body["reason"]))
-    history = state.history[:-1] if release.kind == "rollback" else (*state.history, release)
-    return replace(state, history=history, pending=None, refusal=None)
+    return replace(state, history=state.after(release), pending=None, refusal=None)
 
 
 def name_state(registry: Registry, name: str) -> NameState:
@@ -134,7 +148,7 @@ def request_promotion(registry: Registry, name: str, engine: EngineSignature | N
         raise ReleaseRefused(f"release {name}: no gate decision; run `llmops eval`, then `llmops gate check`")
     digest = str(decisions[-1].body["decision"])
     decision = registry.store.get_record(Decision, digest)
-    if state.champion_adapter == decision.candidate:
+    if state.champion_adapter == decision.candidate and not _measured_anew(registry, state, decision):
         raise BadRequest(
             f"release {name}: {short(decision.candidate)} is the champion already; nothing to do"
         )
@@ -145,6 +159,13 @@ def request_promotion(registry: Registry, name: str, engine: EngineSignature | N
     release = _new_release(registry, state, "promote", decision.candidate, digest, None)
     verify_release(registry, release)
     return _request(registry, state, release), release
+
+
+def _measured_anew(registry: Registry, state: NameState, decision: Decision) -> bool:
+    """Whether a decision about the champion itself says something new: it had none, or one about another engine."""
+    if state.champion is None or state.champion.decision is None:
+        return True
+    return registry.store.get_record(Decision, state.champion.decision).engine != decision.engine
 
 
 def request_rollback(registry: Registry, name: str, reason: str | None) -> tuple[Event, Release]:
@@ -271,7 +292,7 @@ def require_same_baseline(decision: Decision, state: NameState) -> None:
     Raises:
         ReleaseRefused: the champion has changed since.
     """
-    champion = state.champion_adapter or decision.base
+    champion = state.baseline_for(decision.candidate, decision.base)
     if decision.baseline != champion:
         raise ReleaseRefused(
             f"release {state.name}: decided against {short(decision.baseline)}, "

@@ -204,7 +204,7 @@ class Control:
                 if self.keeper.fleet.get(record.adapter) is not loaded:
                     continue  # the engine was replaced, or the slot retired, while this waited
                 state = self.states.get(name, NameState(name))
-                history = state.history[:-1] if release.kind == "rollback" else (*state.history, release)
+                history = state.after(release)
                 before = self._live.table.names
                 self._route(Route(name, release.adapter, history[-1].digest(), loaded.target))
                 try:

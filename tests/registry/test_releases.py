@@ -117,6 +117,37 @@ def test_other_engine_than_the_measured_one_refuses_promotion(
         request_promotion(registry, "docs", replace(engine, **{part: value}))
 
 
+def test_champion_is_released_anew_for_another_engine_in_its_own_place(
+    registry: Registry, adapters: list[AdapterRecord], engine: EngineSignature
+) -> None:
+    first, second = adapters
+    _promote(registry, first, engine)
+    _promote(registry, second, engine, baseline=first.adapter)
+    decide(registry, second, engine)
+    with pytest.raises(BadRequest, match="is the champion already"):
+        request_promotion(registry, "docs", engine)
+    other = replace(engine, engine="vllm")
+    decide(registry, second, other, baseline=first.adapter)
+    with pytest.raises(ReleaseRefused, match=f"decided against {first.adapter[:12]}"):
+        request_promotion(registry, "docs", other)
+    decision, _ = decide(registry, second, other, baseline=second.base)
+    activate(registry, request_promotion(registry, "docs", other)[0])
+    state = name_state(registry, "docs")
+    assert [r.adapter for r in state.history] == [first.adapter, second.adapter]
+    assert state.champion is not None
+    assert state.champion.decision == decision.digest()
+
+
+def test_champion_by_override_can_earn_its_evidence_later(
+    registry: Registry, adapters: list[AdapterRecord], engine: EngineSignature
+) -> None:
+    activate(registry, request_override(registry, "docs", adapters[0], "champion leaks prompts")[0])
+    decide(registry, adapters[0], engine)
+    activate(registry, request_promotion(registry, "docs", engine)[0])
+    state = name_state(registry, "docs")
+    assert [(r.kind, r.adapter) for r in state.history] == [("promote", adapters[0].adapter)]
+
+
 def test_waiting_request_refuses_another(
     registry: Registry, adapters: list[AdapterRecord], engine: EngineSignature
 ) -> None:
