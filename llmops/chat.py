@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llmops.errors import ConfigError, DataError, InvalidEvidence
-from llmops.records import JsonDict, Message, PromptContract, load_record, short
+from llmops.records import Message, PromptContract
+from llmops.schema import JsonDict, load_record, short
 from llmops.store import sha256_file
 
 CONTRACT_FILE = "prompt_contract.json"

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, select
 
 from llmops.db import events, open_database, writing
 from llmops.errors import InvalidEvidence
-from llmops.records import JsonDict, canonical_json, digest_of
+from llmops.schema import JsonDict, canonical_json, digest_of
 from llmops.settings import Workspace, now
 
 EventKind = Literal[

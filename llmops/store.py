@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from llmops.errors import InvalidEvidence, StoreError
-from llmops.records import JsonDict, Record, canonical_json, digest_of, load_record, short
+from llmops.schema import JsonDict, Record, canonical_json, digest_of, load_record, short
 
 MANIFEST = "manifest.json"
 RECORD = "record.json"

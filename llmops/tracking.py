@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from llmops.errors import ConfigError
-from llmops.records import JsonDict, canonical_json, short
+from llmops.schema import JsonDict, canonical_json, short
 from llmops.settings import Workspace
 
 FLUSH_EVERY_S = 1.0

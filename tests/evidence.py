@@ -17,10 +17,10 @@ from llmops.records import (
     Probes,
     Report,
     Verdict,
-    canonical_json,
 )
 from llmops.registry.adapters import NewAdapter, Registry
 from llmops.registry.bases import Base
+from llmops.schema import canonical_json
 from llmops.settings import now
 
 NO_PROBES = Probes(((1, 2, 3),), ((-1.0, -2.0),), ((-0.5, -0.25),))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-import llmops.records
+import llmops.schema
 from llmops.errors import InvalidEvidence
 from llmops.records import (
     Case,
@@ -17,10 +17,8 @@ from llmops.records import (
     MetricResult,
     PromptContract,
     Report,
-    canonical_json,
-    digest_of,
-    load_record,
 )
+from llmops.schema import canonical_json, digest_of, load_record
 
 ENGINE = EngineSignature("transformers", "5.19.0", "float32", None, "cpu", "b" * 64, 512)
 CHECK = Check("rougeL", "superior", 0.0, 27.0, 14.8, 12.2, 9.7, 14.7, 0.95, 128, "PASS", None, "paired t")
@@ -35,7 +33,7 @@ RECORDS = [
 
 
 def test_doctests_hold() -> None:
-    assert doctest.testmod(llmops.records).failed == 0
+    assert doctest.testmod(llmops.schema).failed == 0
 
 
 def test_digest_is_sha256_of_sorted_compact_utf8_json() -> None:

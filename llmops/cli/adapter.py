@@ -9,8 +9,8 @@ import typer
 
 from llmops.cli.finetune import print_adapter
 from llmops.cli.output import progress, table
-from llmops.records import short
 from llmops.registry.adapters import Registry
+from llmops.schema import short
 from llmops.settings import find_workspace
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Adapters, trained here or elsewhere.")

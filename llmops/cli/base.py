@@ -9,7 +9,7 @@ import typer
 
 from llmops.cli.output import progress
 from llmops.ledger import Ledger
-from llmops.records import short
+from llmops.schema import short
 from llmops.settings import find_workspace
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Base models on this machine.")

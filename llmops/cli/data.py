@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from llmops.cli.output import as_json, progress, table
-from llmops.records import DatasetSnapshot, short
+from llmops.records import DatasetSnapshot
 from llmops.registry.adapters import Registry
+from llmops.schema import short
 from llmops.settings import find_workspace
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Dataset snapshots.")

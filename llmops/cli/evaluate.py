@@ -9,7 +9,8 @@ import typer
 
 from llmops.cli.output import as_json, progress, table
 from llmops.errors import EXIT_INVALID, BadRequest
-from llmops.records import Report, short
+from llmops.records import Report
+from llmops.schema import short
 from llmops.settings import Workspace, find_workspace
 
 

@@ -9,8 +9,9 @@ import typer
 
 from llmops.cli.output import as_json, table
 from llmops.errors import VERDICT_EXIT_CODES, BadRequest
-from llmops.records import Decision, short
+from llmops.records import Decision
 from llmops.registry.adapters import Registry
+from llmops.schema import short
 from llmops.settings import find_workspace
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Decide about a candidate on evidence.")

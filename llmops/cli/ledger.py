@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from llmops.ledger import EVENT_KINDS, Ledger
-from llmops.registry.releases import release_anchors
+from llmops.registry.names import release_anchors
 from llmops.settings import find_workspace
 from llmops.store import Store
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import typer
 
-from llmops.records import Progress
+from llmops.schema import Progress
 
 PLAIN_EVERY_S = 5.0
 

@@ -15,7 +15,7 @@ import typer
 
 from llmops.cli.output import SELF
 from llmops.registry.adapters import Registry
-from llmops.registry.releases import name_state
+from llmops.registry.names import name_state
 from llmops.settings import Workspace, find_workspace
 
 TIMES_FILE = "quickstart.json"

@@ -10,9 +10,11 @@ import typer
 from llmops.cli.output import table
 from llmops.errors import CouldNotRun, ReleaseRefused
 from llmops.ledger import Event
-from llmops.records import Release, short
+from llmops.records import Release
 from llmops.registry.adapters import Registry
-from llmops.registry.releases import name_states, request_override, request_promotion, request_rollback
+from llmops.registry.names import name_states
+from llmops.registry.releases import request_override, request_promotion, request_rollback
+from llmops.schema import short
 from llmops.settings import Workspace, find_workspace
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Move public names, on evidence.")

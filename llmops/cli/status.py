@@ -11,9 +11,11 @@ import typer
 from llmops.cli.output import as_json
 from llmops.errors import LlmopsError
 from llmops.ledger import Event
-from llmops.records import Decision, Release, short
+from llmops.records import Decision, Release
 from llmops.registry.adapters import Registry
-from llmops.registry.releases import RELEASE_KINDS, NameState, readable_states, verify_release
+from llmops.registry.names import RELEASE_KINDS, NameState, readable_states
+from llmops.registry.releases import verify_release
+from llmops.schema import short
 from llmops.settings import Workspace, find_workspace
 
 

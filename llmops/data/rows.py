@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llmops.errors import DataError
-from llmops.records import Dropped, JsonDict, Message, Row, canonical_json, digest_of
+from llmops.records import Dropped, Message, Row
+from llmops.schema import JsonDict, canonical_json, digest_of
 
 ROLES = ("system", "user", "assistant")
 

@@ -16,16 +16,8 @@ from llmops.data.rows import canonical_line, read_rows, row_of_line
 from llmops.data.split import Sifted, sift, split
 from llmops.errors import BadRequest, DataError, InvalidEvidence
 from llmops.ledger import Ledger
-from llmops.records import (
-    DatasetSnapshot,
-    Dropped,
-    Progress,
-    Row,
-    canonical_json,
-    digest_of,
-    no_progress,
-    short,
-)
+from llmops.records import DatasetSnapshot, Dropped, Row
+from llmops.schema import Progress, canonical_json, digest_of, no_progress, short
 from llmops.settings import load_yaml
 from llmops.store import Store, sha256_file
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from llmops.data.config import POOLS, Pools
 from llmops.data.rows import canonical_line, prompt_digest
-from llmops.records import Dropped, Row, digest_of
+from llmops.records import Dropped, Row
+from llmops.schema import digest_of
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ import aiohttp
 
 from llmops.errors import BadRequest, CouldNotRun, EngineFailed, InvalidEvidence, LlmopsError
 from llmops.evals.suite import Decoding
-from llmops.records import Case, Completion, EngineSignature, JsonDict, digest_of, short
+from llmops.records import Case, Completion, EngineSignature
+from llmops.schema import JsonDict, digest_of, short
 
 RETRIED = (429, 502, 503, 504)
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 5.0

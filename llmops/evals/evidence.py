@@ -21,10 +21,9 @@ from llmops.records import (
     EngineSignature,
     MetricResult,
     Report,
-    digest_of,
-    short,
 )
 from llmops.registry.adapters import Registry
+from llmops.schema import digest_of, short
 
 # Each bound of a report's intervals; together they are the two-sided interval at REPORT_LEVEL.
 BOUND_LEVEL = 0.95

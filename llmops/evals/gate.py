@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmops.errors import BadRequest
-from llmops.records import AdapterRecord, Check, Decision, Verdict, digest_of
+from llmops.records import AdapterRecord, Check, Decision, Verdict
 from llmops.registry.adapters import Registry
-from llmops.registry.releases import name_state
+from llmops.registry.names import name_state
+from llmops.schema import digest_of
 from llmops.settings import Workspace, load_yaml, now
 
 if TYPE_CHECKING:

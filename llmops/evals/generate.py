@@ -14,7 +14,8 @@ from llmops.errors import CouldNotRun, LlmopsError
 from llmops.evals.endpoint import Endpoint, System
 from llmops.evals.session import Session
 from llmops.evals.suite import Suite
-from llmops.records import Case, Completion, Progress
+from llmops.records import Case, Completion
+from llmops.schema import Progress
 
 # Questions in a row given up after every retry: the endpoint is gone, and each further one would wait as
 # long.

@@ -15,7 +15,8 @@ from llmops.evals.evidence import BOUND_LEVEL, REPORT_LEVEL, Result
 from llmops.evals.metrics import METRICS
 from llmops.evals.plots import Forest, Histogram, Scatter, forest, histogram, scatter
 from llmops.evals.suite import Suite
-from llmops.records import JsonDict, Message, Report
+from llmops.records import Message, Report
+from llmops.schema import JsonDict
 from llmops.stats import Interval
 
 N_SHOWN = 6  # worst and best cases, each

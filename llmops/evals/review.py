@@ -16,8 +16,9 @@ from llmops.evals.evidence import completion_faults, leak_fault, results_of, sco
 from llmops.evals.session import COMPLETIONS_FILE, read_completions
 from llmops.evals.suite import Suite, SuiteConfig, load_suite
 from llmops.ledger import Event
-from llmops.records import AdapterRecord, Completion, EngineSignature, Report, short
+from llmops.records import AdapterRecord, Completion, EngineSignature, Report
 from llmops.registry.adapters import Registry
+from llmops.schema import short
 from llmops.settings import load_yaml
 
 # What must be the same of both reports for their difference to be about the models alone.

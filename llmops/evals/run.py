@@ -26,18 +26,10 @@ from llmops.evals.evidence import (
 from llmops.evals.generate import Job, generate
 from llmops.evals.session import COMPLETIONS_FILE, Session, completion_line, find_session, new_session
 from llmops.evals.suite import Suite, load_suite
-from llmops.records import (
-    AdapterRecord,
-    Case,
-    Completion,
-    Progress,
-    Report,
-    canonical_json,
-    no_progress,
-    short,
-)
+from llmops.records import AdapterRecord, Case, Completion, Report
 from llmops.registry.adapters import Registry
-from llmops.registry.releases import name_states
+from llmops.registry.names import name_states
+from llmops.schema import Progress, canonical_json, no_progress, short
 from llmops.settings import Workspace, now
 
 CASES_FILE = "cases.jsonl"

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from llmops.errors import BadRequest, InvalidEvidence, StoreError
-from llmops.records import Completion, EngineSignature, Record, canonical_json, load_record
+from llmops.records import Completion, EngineSignature
+from llmops.schema import Record, canonical_json, load_record
 from llmops.settings import Workspace, now
 
 SESSION_FILE = "session.json"

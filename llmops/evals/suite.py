@@ -18,8 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from llmops.data import find_snapshot, load_pool, read_rows
 from llmops.errors import DataError
-from llmops.records import Case, Dropped, Row, digest_of
+from llmops.records import Case, Dropped, Row
 from llmops.registry.adapters import Registry
+from llmops.schema import digest_of
 from llmops.settings import load_yaml
 
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from llmops.chat import CONTRACT_FILE, write_contract
 from llmops.errors import BadRequest, InvalidEvidence
 from llmops.ledger import Ledger
-from llmops.records import AdapterRecord, JsonDict, Lineage, Probes, PromptContract, load_record
+from llmops.records import AdapterRecord, Lineage, Probes, PromptContract
 from llmops.registry.bases import Base
+from llmops.schema import JsonDict, load_record
 from llmops.settings import Workspace
 from llmops.store import Store
 

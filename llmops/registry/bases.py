@@ -22,7 +22,8 @@ from pathlib import Path
 
 from llmops.chat import read_contract
 from llmops.errors import BadRequest, CouldNotRun
-from llmops.records import JsonDict, PromptContract, digest_of, short
+from llmops.records import PromptContract
+from llmops.schema import JsonDict, digest_of, short
 from llmops.settings import cache_root
 from llmops.store import MANIFEST_SCHEMA, sha256_file
 

@@ -13,10 +13,11 @@ import logging
 
 from llmops.errors import LlmopsError, ReleaseRefused
 from llmops.ledger import Event
-from llmops.records import AdapterRecord, Release, short
+from llmops.records import AdapterRecord, Release
 from llmops.registry.adapters import Registry
 from llmops.registry.bases import resolve_base
-from llmops.registry.releases import NameState
+from llmops.registry.names import NameState
+from llmops.schema import short
 from llmops.serving.evidence import check_champion, check_request, replay
 from llmops.serving.fleet import Fleet, Loaded
 from llmops.serving.keeper import Keeper

@@ -10,16 +10,11 @@ from dataclasses import dataclass
 
 from llmops.errors import InvalidEvidence, ReleaseRefused
 from llmops.ledger import Anchor, Event
-from llmops.records import AdapterRecord, Decision, EngineSignature, Release, short
+from llmops.records import AdapterRecord, Decision, EngineSignature, Release
 from llmops.registry.adapters import Registry
-from llmops.registry.releases import (
-    RELEASE_KINDS,
-    NameState,
-    readable_states,
-    require_same_baseline,
-    require_same_engine,
-    verify_release,
-)
+from llmops.registry.names import RELEASE_KINDS, NameState, readable_states
+from llmops.registry.releases import require_same_baseline, require_same_engine, verify_release
+from llmops.schema import short
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from typing import Any
 from llmops.chat import require_same_contract
 from llmops.engines.proof import Proof, prove, rounding_nats
 from llmops.errors import BadRequest, CouldNotRun, EngineFailed, InvalidEvidence, LlmopsError
-from llmops.records import AdapterRecord, short
+from llmops.records import AdapterRecord
 from llmops.registry.adapters import Registry
+from llmops.schema import short
 from llmops.serving.routes import Live, Target
 from llmops.serving.session import Session
 

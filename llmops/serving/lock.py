@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmops.errors import CouldNotRun
-from llmops.records import EngineSignature, JsonDict
+from llmops.records import EngineSignature
+from llmops.schema import JsonDict
 from llmops.settings import Workspace, now
 
 LOCK_FILE = "serve.lock"

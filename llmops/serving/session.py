@@ -14,8 +14,9 @@ from pathlib import Path
 from llmops.engines.client import EngineClient
 from llmops.engines.process import EngineProcess
 from llmops.engines.spec import EngineSpec, signature
-from llmops.records import EngineSignature, digest_of
+from llmops.records import EngineSignature
 from llmops.registry.bases import Base
+from llmops.schema import digest_of
 from llmops.serving.routes import Target
 from llmops.settings import Workspace
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmops.errors import LlmopsError, StoreError, TrainingFailed
-from llmops.records import AdapterRecord, Lineage, Probes, Progress, no_progress
+from llmops.records import AdapterRecord, Lineage, Probes
 from llmops.registry.adapters import NewAdapter, Registry
+from llmops.schema import Progress, no_progress
 from llmops.settings import Workspace, now
 from llmops.tracking import TrackedRun, Tracker, start_tracking
 from llmops.train.lineage import GitState, git_state, hardware, installed_packages

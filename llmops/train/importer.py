@@ -12,19 +12,10 @@ from pathlib import Path
 from llmops.chat import encode
 from llmops.engines.servability import refusals
 from llmops.errors import BadRequest
-from llmops.records import (
-    AdapterRecord,
-    JsonDict,
-    Lineage,
-    Message,
-    Progress,
-    PromptContract,
-    digest_of,
-    no_progress,
-    short,
-)
+from llmops.records import AdapterRecord, Lineage, Message, PromptContract
 from llmops.registry.adapters import CONFIG_FILE, WEIGHTS_FILE, NewAdapter, Registry, require_name
 from llmops.registry.bases import Base, folder_digest, resolve_base
+from llmops.schema import JsonDict, Progress, digest_of, no_progress, short
 from llmops.settings import Workspace
 from llmops.train.libraries import quiet_libraries
 from llmops.train.probes import choose_probes, compute_probes, require_effect

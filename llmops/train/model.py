@@ -14,8 +14,8 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from llmops.errors import BadRequest, ConfigError, CouldNotRun
-from llmops.records import JsonDict
 from llmops.registry.bases import Base
+from llmops.schema import JsonDict
 from llmops.train.recipe import Lora, Recipe
 
 Shapes = dict[str, tuple[int, ...]]

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from llmops.engines.servability import refusals
 from llmops.errors import ConfigError
-from llmops.records import JsonDict, Progress, PromptContract, digest_of
+from llmops.records import PromptContract
 from llmops.registry.adapters import Registry
 from llmops.registry.bases import Base, resolve_base
+from llmops.schema import JsonDict, Progress, digest_of
 from llmops.settings import Workspace
 from llmops.tracking import require_tracker
 from llmops.train.libraries import quiet_libraries

@@ -15,8 +15,9 @@ from llmops.chat import Encoded, Tokenizer, encode
 from llmops.data.rows import canonical_line, read_rows
 from llmops.data.snapshot import find_snapshot, load_pool
 from llmops.errors import DataError
-from llmops.records import DatasetSnapshot, Dropped, Progress, PromptContract, Row, canonical_json
+from llmops.records import DatasetSnapshot, Dropped, PromptContract, Row
 from llmops.registry.adapters import Registry
+from llmops.schema import Progress, canonical_json
 from llmops.train.recipe import FileSource, Recipe
 
 N_NAMED = 3  # dropped rows that an error message names; the others are in the run's list

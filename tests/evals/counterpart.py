@@ -15,8 +15,9 @@ from typing import Any
 
 from aiohttp import web
 
-from llmops.records import AdapterRecord, EngineSignature, digest_of
+from llmops.records import AdapterRecord, EngineSignature
 from llmops.registry.bases import Base
+from llmops.schema import digest_of
 
 
 @dataclass

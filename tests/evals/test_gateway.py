@@ -10,9 +10,10 @@ import pytest
 from llmops.data import build_snapshot
 from llmops.evals.gate import check_gate
 from llmops.evals.run import EvalRequest, evaluate
-from llmops.records import Completion, digest_of
+from llmops.records import Completion
 from llmops.registry.adapters import Registry
 from llmops.registry.bases import resolve_base
+from llmops.schema import digest_of
 from llmops.settings import Workspace
 from tests.evals.conftest import write
 from tests.serving.gateway import Endpoint, register_proved, serving, write_profile

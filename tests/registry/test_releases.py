@@ -10,14 +10,8 @@ from llmops.ledger import Ledger
 from llmops.records import AdapterRecord, EngineSignature, Report
 from llmops.registry.adapters import Registry
 from llmops.registry.bases import Base, resolve_base
-from llmops.registry.releases import (
-    name_state,
-    release_anchors,
-    request_override,
-    request_promotion,
-    request_rollback,
-    verify_release,
-)
+from llmops.registry.names import name_state, release_anchors
+from llmops.registry.releases import request_override, request_promotion, request_rollback, verify_release
 from llmops.settings import Workspace
 from tests.evidence import activate, copy_with_other_weights, decide, engine_of, register
 

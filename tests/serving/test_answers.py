@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 
-from llmops.records import digest_of
+from llmops.schema import digest_of
 from tests.serving.conftest import Stage
 from tests.serving.gateway import GREEDY, Endpoint
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from llmops.errors import InvalidEvidence
 from llmops.records import AdapterRecord, EngineSignature
-from llmops.registry.releases import name_state, request_override, request_promotion, request_rollback
+from llmops.registry.names import name_state
+from llmops.registry.releases import request_override, request_promotion, request_rollback
 from tests.evidence import decide
 from tests.serving.conftest import Stage
 from tests.serving.gateway import Endpoint, register_proved

@@ -19,9 +19,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from llmops.chat import encode_prompt, read_contract
 from llmops.data.snapshot import build_snapshot, find_snapshot
 from llmops.errors import BadRequest, ConfigError, DataError, StoreError, TrainingFailed
-from llmops.records import AdapterRecord, DatasetSnapshot, Message, digest_of
+from llmops.records import AdapterRecord, DatasetSnapshot, Message
 from llmops.registry.adapters import Registry
 from llmops.registry.bases import resolve_base
+from llmops.schema import digest_of
 from llmops.train import finetune as module
 from llmops.train import sft
 from llmops.train.finetune import finetune

@@ -11,9 +11,10 @@ from transformers import AutoTokenizer
 
 from llmops.chat import encode, read_contract
 from llmops.errors import CouldNotRun, DataError
-from llmops.records import Dropped, Message, no_progress
+from llmops.records import Dropped, Message
 from llmops.registry.adapters import Registry
 from llmops.registry.bases import resolve_base
+from llmops.schema import no_progress
 from llmops.train.recipe import load_recipe
 from llmops.train.rows import Examples, encode_rows, hold_out, read_source, require_within_budget
 from tests.train.support import PAIRS, Bench

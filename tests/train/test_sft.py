@@ -17,9 +17,9 @@ from trl import SFTTrainer
 
 from llmops.chat import read_contract
 from llmops.errors import ConfigError, TrainingFailed
-from llmops.records import no_progress
 from llmops.registry.adapters import Registry
 from llmops.registry.bases import resolve_base
+from llmops.schema import no_progress
 from llmops.train import loop
 from llmops.train.finetune import finetune
 from llmops.train.model import load_base, lora_config, pick_device, require_quantization

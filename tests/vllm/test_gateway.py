@@ -14,7 +14,8 @@ import pytest
 from llmops.records import AdapterRecord, EngineSignature, Probes
 from llmops.registry.adapters import NewAdapter, Registry
 from llmops.registry.bases import Base
-from llmops.registry.releases import name_state, request_promotion, request_rollback
+from llmops.registry.names import name_state
+from llmops.registry.releases import request_promotion, request_rollback
 from llmops.settings import find_workspace
 from tests.evidence import LINEAGE, decide
 from tests.serving.gateway import Endpoint, serving, wait_for, write_profile
