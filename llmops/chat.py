@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from llmops.errors import ConfigError, DataError, InvalidEvidence
 from llmops.records import Message, PromptContract
-from llmops.schema import JsonDict, load_record, short
+from llmops.schema import JsonDict, short
 from llmops.store import sha256_file
 
 CONTRACT_FILE = "prompt_contract.json"
@@ -88,18 +88,6 @@ def _read_json(path: Path) -> JsonDict:
 def write_contract(contract: PromptContract, adapter_dir: Path) -> None:
     """Put the contract into an adapter's folder, where its digest covers it."""
     (adapter_dir / CONTRACT_FILE).write_text(json.dumps(contract.to_dict(), indent=1, sort_keys=True) + "\n")
-
-
-def carried_contract(adapter_dir: Path) -> PromptContract:
-    """The contract an adapter carries.
-
-    Raises:
-        InvalidEvidence: it carries none, or one that cannot be read.
-    """
-    path = adapter_dir / CONTRACT_FILE
-    if not path.is_file():
-        raise InvalidEvidence(f"{adapter_dir}: carries no {CONTRACT_FILE}; train or import it again")
-    return load_record(PromptContract, json.loads(path.read_text(encoding="utf-8")))
 
 
 def require_same_contract(adapter: PromptContract, base: PromptContract, where: str) -> None:

@@ -5,7 +5,7 @@ Nothing here reads or writes files; `llmops.schema` says how a record is spelt a
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import ClassVar, Literal
 
 from llmops.schema import JsonDict, Record, digest_of, short
@@ -276,13 +276,3 @@ class Release(Record):
     ledger_seq: int
     ledger_head: str
     created_at: str
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A stored artifact: what kind it is, its digest, and its files' total size."""
-
-    kind: str
-    digest: str
-    size_bytes: int
-    files: tuple[str, ...] = field(default=())

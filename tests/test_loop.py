@@ -5,6 +5,7 @@ Which adapter answered is read from the gateway's request log.
 
 from __future__ import annotations
 
+import getpass
 import json
 import re
 import subprocess
@@ -124,7 +125,7 @@ def test_override_moves_the_name_and_shows_in_every_status_after(loop: Loop) -> 
     loop.llmops("release", "override", NAME, "--adapter", worse, "--reason", reason)
     assert loop.answered_by(NAME, "add 11") == worse[5:]
     status = loop.llmops("status").out
-    assert f"OVERRIDE {reason}" in status
+    assert f"OVERRIDE {reason} (by {getpass.getuser()})" in status
     assert "NONE: emergency override" in status
     loop.llmops("release", "rollback", NAME)
     assert "OVERRIDE" not in loop.llmops("status").out

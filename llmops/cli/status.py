@@ -72,7 +72,9 @@ def _name(registry: Registry, state: NameState) -> dict[str, Any]:
         "champion": _model(registry, champion) if champion else None,
         "by": champion.kind if champion else None,
         "since": champion.created_at if champion else None,
-        "override_reason": champion.reason if champion and champion.decision is None else None,
+        "override": f"{champion.reason} (by {champion.requested_by})"
+        if champion and champion.decision is None
+        else None,
         "evidence": _evidence(registry, champion) if champion else None,
         "previous": _model(registry, state.previous) if state.previous else None,
         "waiting": f"{state.pending[1].kind} to {_model(registry, state.pending[1])}"
@@ -125,7 +127,7 @@ def _print(state: dict[str, Any]) -> None:
         for label, key in (
             ("evidence", "evidence"),
             ("NOT SERVING", "not_serving"),
-            ("OVERRIDE", "override_reason"),
+            ("OVERRIDE", "override"),
             ("previous", "previous"),
             ("waiting", "waiting"),
             ("refused", "refused"),

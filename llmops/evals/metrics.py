@@ -51,7 +51,8 @@ class Metric:
     """A way to score completions.
 
     `measure` gives (value, per_case [N], stats [N, S] or None); `resampled` maps summed stats [R, S] to
-    values [R] and belongs to corpus metrics alone. `signature` names all that could change the number.
+    values [R] and belongs to corpus metrics alone. `signature` names all that could change the number. Values lie
+    between 0 and 100 and higher is better: gates and plots rely on it.
     """
 
     name: str
@@ -59,8 +60,6 @@ class Metric:
     measure: Callable[[Completions, References], tuple[float, FloatArray, FloatArray | None]]
     signature: Callable[[References], str]
     resampled: CorpusScore | None = None
-    unit: Literal["0-100"] = "0-100"
-    higher_is_better: bool = True
 
 
 def score(metric_names: Iterable[str], completions: Completions, references: References) -> dict[str, Scores]:

@@ -119,8 +119,10 @@ def name_state(registry: Registry, name: str) -> NameState:
 
 def release_anchors(store: Store) -> list[Anchor]:
     """The ledger heads that release records carry, for `Ledger.verify`."""
-    records = [store.get_record(Release, digest) for digest in store.digests("release_record")]
-    return [
-        Anchor(r.ledger_seq, r.ledger_head, f"the release of {r.public_name} at {r.created_at}")
-        for r in records
-    ]
+    return [anchor_of(store.get_record(Release, digest)) for digest in store.digests("release_record")]
+
+
+def anchor_of(release: Release) -> Anchor:
+    """The ledger's head that one release record carries."""
+    source = f"the release of {release.public_name} at {release.created_at}"
+    return Anchor(release.ledger_seq, release.ledger_head, source)

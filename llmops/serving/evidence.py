@@ -12,7 +12,7 @@ from llmops.errors import InvalidEvidence, ReleaseRefused
 from llmops.ledger import Anchor, Event
 from llmops.records import AdapterRecord, Decision, EngineSignature, Release
 from llmops.registry.adapters import Registry
-from llmops.registry.names import RELEASE_KINDS, NameState, readable_states
+from llmops.registry.names import RELEASE_KINDS, NameState, anchor_of, readable_states
 from llmops.registry.releases import require_same_baseline, require_same_engine, verify_release
 from llmops.schema import short
 
@@ -67,10 +67,7 @@ def _anchors(registry: Registry) -> list[Anchor]:
     anchors = []
     for digest in registry.store.digests("release_record"):
         with suppress(InvalidEvidence):
-            r = registry.store.get_record(Release, digest)
-            anchors.append(
-                Anchor(r.ledger_seq, r.ledger_head, f"the release of {r.public_name} at {r.created_at}")
-            )
+            anchors.append(anchor_of(registry.store.get_record(Release, digest)))
     return anchors
 
 
