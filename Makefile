@@ -11,7 +11,7 @@ quickstart: $(APP)
 	.venv/bin/llmops quickstart
 
 test: $(DEV)
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not stats and not vllm and not slow and not gpu" $(ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not stats and not vllm and not slow and not gpu" -n 2 --dist loadfile $(ARGS)
 
 check: $(DEV)
 	.venv/bin/ruff check .
@@ -54,7 +54,7 @@ $(APP): $(VENV) pyproject.toml
 	touch $@
 
 $(DEV): $(VENV) pyproject.toml
-	$(PIP) install --quiet --constraint requirements.lock --editable '.[mlflow,nf4,dev]'
+	$(PIP) install --quiet --constraint requirements.lock --editable '.[mlflow,nf4,postgres,s3,dev]'
 	touch $@ $(APP)
 
 venv-vllm:

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
+    Boolean,
     Column,
     Connection,
     Engine,
+    Index,
     Integer,
     MetaData,
     String,
@@ -30,7 +32,7 @@ from sqlalchemy.exc import OperationalError
 from llmops.errors import CouldNotRun, StoreError
 
 BUSY_TIMEOUT_MS = 10_000
-HEAD_REVISION = "0001"
+HEAD_REVISION = "0002"
 
 metadata = MetaData()
 
@@ -44,6 +46,40 @@ events = Table(
     Column("prev", String(64), nullable=False),
     Column("hash", String(64), nullable=False, unique=True),
 )
+
+showings = Table(
+    "showings",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("campaign", String(64), nullable=False),
+    Column("item", String(64), nullable=False),
+    Column("rater", String(128), nullable=False),
+    Column("left", Integer, nullable=False),
+    Column("at", String(32), nullable=False),
+    Index("ix_showings_campaign_item", "campaign", "item"),
+)
+
+ratings = Table(
+    "ratings",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("campaign", String(64), nullable=False),
+    Column("item", String(64), nullable=False),
+    Column("rater", String(128), nullable=False),
+    Column("showing", String(32), nullable=False),
+    Column("left", Integer, nullable=False),
+    Column("choice", String(16), nullable=False),
+    Column("at", String(32), nullable=False),
+    Column("supersedes", String(64), nullable=True),
+    Column("live", Boolean, nullable=False),
+    Index("ix_ratings_campaign_item", "campaign", "item"),
+)
+# One rater has one live rating of an item; what it supersedes stays, no longer live.
+Index(
+    "uq_ratings_live", ratings.c.campaign, ratings.c.item, ratings.c.rater, unique=True,
+    sqlite_where=ratings.c.live, postgresql_where=ratings.c.live,
+)  # fmt: skip
 
 
 def open_database(url: str) -> Engine:

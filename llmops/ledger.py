@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, select
 
 from llmops.db import events, open_database, writing
 from llmops.errors import InvalidEvidence
@@ -28,12 +28,19 @@ EventKind = Literal[
     "adapter.registered",
     "adapter.proved",
     "report.stored",
+    "campaign.opened",
+    "rating.given",
+    "campaign.closed",
+    "preferences.snapshotted",
     "decision.made",
+    "approval.given",
     "release.requested",
     "release.activated",
     "release.refused",
     "serve.started",
     "serve.stopped",
+    "store.collected",
+    "backup.restored",
 ]
 EVENT_KINDS: tuple[str, ...] = get_args(EventKind)
 GENESIS = "0" * 64
@@ -65,7 +72,7 @@ class Ledger:
 
     def __init__(self, engine: Engine) -> None:
         """Use an open database (`llmops.db.open_database`)."""
-        self._engine = engine
+        self.engine = engine
 
     @classmethod
     def of(cls, workspace: Workspace) -> Ledger:
@@ -78,31 +85,22 @@ class Ledger:
         Raises:
             ValueError: `kind` is not an event kind (a programming error).
         """
-        if kind not in EVENT_KINDS:
-            raise ValueError(f"ledger: {kind!r} is not an event kind")
-        with writing(self._engine) as connection:
-            last = connection.execute(select(events).order_by(events.c.seq.desc()).limit(1)).one_or_none()
-            seq, prev = (last.seq + 1, last.hash) if last else (1, GENESIS)
-            text, at = canonical_json(body).decode(), now()
-            event = Event(seq, at, kind, json.loads(text), prev, event_hash(seq, at, kind, text, prev))
-            connection.execute(
-                events.insert().values(seq=seq, at=at, kind=kind, body=text, prev=prev, hash=event.hash)
-            )
-        return event
+        with writing(self.engine) as connection:
+            return append_event(connection, kind, body)
 
     def events(self, *kinds: EventKind, after: int = 0) -> list[Event]:
         """Events with a number above `after`, oldest first; all kinds when none is named."""
         query = select(events).where(events.c.seq > after).order_by(events.c.seq)
         if kinds:
             query = query.where(events.c.kind.in_(kinds))
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             rows = connection.execute(query).all()
         return [Event(r.seq, r.at, r.kind, json.loads(r.body), r.prev, r.hash) for r in rows]
 
     def head(self) -> tuple[int, str]:
         """Number and hash of the newest event; (0, 64 zeros) when there is none."""
         query = select(events.c.seq, events.c.hash).order_by(events.c.seq.desc()).limit(1)
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             last = connection.execute(query).one_or_none()
         return (last.seq, last.hash) if last else (0, GENESIS)
 
@@ -115,7 +113,7 @@ class Ledger:
         """
         known = {anchor.seq: anchor for anchor in anchors}
         prev, seq = GENESIS, 0
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             for row in connection.execute(select(events).order_by(events.c.seq)):
                 seq += 1
                 if row.seq != seq:
@@ -141,6 +139,24 @@ class Ledger:
                 "the tail was deleted, restore it"
             )
         return seq
+
+
+def append_event(connection: Connection, kind: EventKind, body: JsonDict) -> Event:
+    """Write one event behind the newest inside a transaction of `db.writing`, together with whatever else it writes.
+
+    Raises:
+        ValueError: `kind` is not an event kind (a programming error).
+    """
+    if kind not in EVENT_KINDS:
+        raise ValueError(f"ledger: {kind!r} is not an event kind")
+    last = connection.execute(select(events).order_by(events.c.seq.desc()).limit(1)).one_or_none()
+    seq, prev = (last.seq + 1, last.hash) if last else (1, GENESIS)
+    text, at = canonical_json(body).decode(), now()
+    event = Event(seq, at, kind, json.loads(text), prev, event_hash(seq, at, kind, text, prev))
+    connection.execute(
+        events.insert().values(seq=seq, at=at, kind=kind, body=text, prev=prev, hash=event.hash)
+    )
+    return event
 
 
 def event_hash(seq: int, at: str, kind: str, body: str, prev: str) -> str:

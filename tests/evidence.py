@@ -25,7 +25,8 @@ from llmops.settings import now
 
 NO_PROBES = Probes(((1, 2, 3),), ((-1.0, -2.0),), ((-0.5, -0.25),))
 LINEAGE = Lineage(
-    origin="imported", recipe={}, recipe_digest="0" * 64, dataset=None, n_rows={}, git_sha=None, git_diff_sha256=None,
+    origin="imported", recipe={}, recipe_digest="0" * 64, dataset=None, preferences=None,
+    continues=None, n_rows={}, git_sha=None, git_diff_sha256=None,
     seeds={}, packages={}, hardware={}, tracking_run=None, metrics={},
 )  # fmt: skip
 
@@ -60,7 +61,7 @@ def decide(
     decision = Decision(
         gate="g", gate_digest="0" * 64, public_name=public_name, candidate=candidate.adapter, baseline=other,
         base=candidate.base, reports=reports, engine=engine, verdict=verdict, checks=(check,), reasons=(),
-        created_at=now(),
+        ratings=None, n_approvals=0, created_at=now(),
     )  # fmt: skip
     body = {
         "decision": registry.store.put_record(decision), "public_name": public_name, "verdict": verdict,

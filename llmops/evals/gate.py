@@ -148,6 +148,8 @@ def _decision(
         verdict=overall(checks) if not evidence.faults else "INVALID",
         checks=checks,
         reasons=reasons,
+        ratings=None,
+        n_approvals=0,
         created_at=now(),
     )
 

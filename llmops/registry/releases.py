@@ -103,6 +103,7 @@ def _new_release(
         adapter=adapter,
         replaces=state.champion_adapter,
         decision=decision,
+        approvals=(),
         reason=reason,
         requested_by=getpass.getuser(),
         ledger_seq=seq,

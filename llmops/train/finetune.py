@@ -186,6 +186,8 @@ def _lineage(planned: Plan, run: Run, figures: dict[str, float], tracking_run: s
         recipe=planned.resolved,
         recipe_digest=planned.recipe_digest,
         dataset=planned.examples.snapshot.digest(),
+        preferences=None,
+        continues=None,
         n_rows=planned.examples.n_rows,
         git_sha=run.git.sha if run.git else None,
         git_diff_sha256=run.git.diff_sha256 if run.git else None,

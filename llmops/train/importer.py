@@ -205,6 +205,8 @@ def _unknown_lineage(metrics: dict[str, float]) -> Lineage:
         recipe={},
         recipe_digest=digest_of({}),
         dataset=None,
+        preferences=None,
+        continues=None,
         n_rows={},
         git_sha=None,
         git_diff_sha256=None,

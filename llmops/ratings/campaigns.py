@@ -1,0 +1,95 @@
+"""Campaigns: stored with their items, found by name, open until they are closed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from llmops.errors import BadRequest, InvalidEvidence
+from llmops.ledger import Ledger
+from llmops.records import Campaign, Item, Message
+from llmops.schema import canonical_json, short
+from llmops.store import Store
+
+ITEMS_FILE = "items.jsonl"
+
+
+def put_items(store: Store, items: Sequence[Item]) -> str:
+    """Freeze items in their order; returns the digest of the stored files (kind `items`)."""
+    return store.put_files("items", {ITEMS_FILE: b"".join(_line(item) + b"\n" for item in items)})
+
+
+def open_campaign(store: Store, ledger: Ledger, campaign: Campaign) -> str:
+    """Store a campaign and tell the ledger; returns its digest. From now on its items can be rated."""
+    digest = store.put_record(campaign)
+    body = {"campaign": digest, "name": campaign.name, "purpose": campaign.purpose, "items": campaign.items}
+    ledger.append("campaign.opened", body)
+    return digest
+
+
+def close_campaign(ledger: Ledger, campaign: Campaign) -> None:
+    """Take no more ratings for a campaign; closing twice changes nothing."""
+    if not is_closed(ledger, campaign.digest()):
+        ledger.append("campaign.closed", {"campaign": campaign.digest(), "name": campaign.name})
+
+
+def is_closed(ledger: Ledger, digest: str) -> bool:
+    """Whether the campaign takes no more ratings."""
+    return any(e.body["campaign"] == digest for e in ledger.events("campaign.closed"))
+
+
+def campaigns(store: Store, ledger: Ledger) -> list[Campaign]:
+    """All campaigns, oldest first.
+
+    Raises:
+        InvalidEvidence: a record is gone from the store, or altered.
+    """
+    events = ledger.events("campaign.opened")
+    return [store.get_record(Campaign, str(e.body["campaign"])) for e in events]
+
+
+def find_campaign(store: Store, ledger: Ledger, reference: str) -> Campaign:
+    """The newest campaign of a name, or the one whose digest begins with `reference` (6 digits or more).
+
+    Raises:
+        BadRequest: none answers to it.
+        InvalidEvidence: its record is gone from the store, or altered.
+    """
+    events = list(reversed(ledger.events("campaign.opened")))
+    named = [e for e in events if e.body["name"] == reference]
+    if not named and len(reference) >= 6:
+        named = [e for e in events if str(e.body["campaign"]).startswith(reference)]
+    if not named:
+        raise BadRequest(f"campaign {reference}: not opened; run `llmops feedback open` with its YAML file")
+    return store.get_record(Campaign, str(named[0].body["campaign"]))
+
+
+def load_items(store: Store, campaign: Campaign) -> list[Item]:
+    """A campaign's items in the order they are asked, after every byte was compared with its digest.
+
+    Raises:
+        InvalidEvidence: the files are gone or altered.
+    """
+    folder = store.verify("items", campaign.items)
+    items = [_item(line) for line in (folder / ITEMS_FILE).read_bytes().splitlines()]
+    if len(items) != campaign.n_items:
+        raise InvalidEvidence(
+            f"campaign {campaign.name}: {short(campaign.items)} holds {len(items):,} items, its record says "
+            f"{campaign.n_items:,}; open it again"
+        )
+    return items
+
+
+def _line(item: Item) -> bytes:
+    messages = [{"role": m.role, "content": m.content} for m in item.messages]
+    answers = list(item.answers)
+    return canonical_json(
+        {"messages": messages, "answers": answers, "group": item.group, "source": item.source}
+    )
+
+
+def _item(line: bytes) -> Item:
+    data = json.loads(line)
+    first, second = data["answers"]
+    messages = tuple(Message(m["role"], m["content"]) for m in data["messages"])
+    return Item(messages, (first, second), data["group"], data["source"])

@@ -1,0 +1,56 @@
+"""What several people's ratings of one item come to. Pure functions over rating rows."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from llmops.records import Rating
+
+Vote = Literal["first", "second", "tie", "both_bad"]
+Outcome = Literal["first", "second", "tie", "both_bad", "split"]
+
+RULE = (
+    "a rater's last rating of an item counts, skips are no votes; an item's outcome is what most of its votes say, and "
+    "split when two say it equally often; ties, both bad and split items never become pairs"
+)
+"""The rule by which conflicting and repeated votes are resolved; snapshots carry it."""
+
+
+def live(ratings: Iterable[Rating]) -> list[Rating]:
+    """The ratings that no later one supersedes, by number."""
+    rows = sorted(ratings, key=lambda r: r.number)
+    superseded = {row.supersedes for row in rows}
+    return [row for row in rows if row.digest not in superseded]
+
+
+def vote_of(rating: Rating) -> Vote | None:
+    """What a rating says of the item's two answers, wherever they stood on the page; None for a skip."""
+    if rating.choice == "skip":
+        return None
+    if rating.choice in ("tie", "both_bad"):
+        return "tie" if rating.choice == "tie" else "both_bad"
+    return "first" if rating.preferred == 0 else "second"
+
+
+def outcome(votes: Sequence[Vote]) -> Outcome:
+    """What most of an item's votes say; `split` when no option has more than every other.
+
+    >>> outcome(["first", "first", "tie"]), outcome(["first", "second"])
+    ('first', 'split')
+    """
+    ranked = Counter(votes).most_common(2)
+    if len(ranked) == 2 and ranked[0][1] == ranked[1][1]:
+        return "split"
+    return ranked[0][0]
+
+
+def votes_by_item(ratings: Iterable[Rating]) -> dict[str, list[Vote]]:
+    """The live votes of every item that has any, by item digest."""
+    found: dict[str, list[Vote]] = defaultdict(list)
+    for rating in live(ratings):
+        vote = vote_of(rating)
+        if vote is not None:
+            found[rating.item].append(vote)
+    return dict(found)

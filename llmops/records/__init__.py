@@ -1,0 +1,48 @@
+"""The frozen records that pass between stages: data, models, evaluation, feedback, decisions and releases.
+
+Nothing here reads or writes files; `llmops.schema` says how a record is spelt and hashed.
+"""
+
+from llmops.records.data import DatasetSnapshot, Dropped, Message, Row
+from llmops.records.evaluation import Case, Completion, MetricResult, Report
+from llmops.records.feedback import (
+    Campaign,
+    Choice,
+    Item,
+    Preference,
+    PreferenceSnapshot,
+    Purpose,
+    Rating,
+    RatingEvidence,
+)
+from llmops.records.models import AdapterRecord, EngineSignature, Lineage, Probes, PromptContract
+from llmops.records.release import Approval, Check, Decision, Release, Verdict
+
+__all__ = [
+    "AdapterRecord",
+    "Approval",
+    "Campaign",
+    "Case",
+    "Check",
+    "Choice",
+    "Completion",
+    "DatasetSnapshot",
+    "Decision",
+    "Dropped",
+    "EngineSignature",
+    "Item",
+    "Lineage",
+    "Message",
+    "MetricResult",
+    "Preference",
+    "PreferenceSnapshot",
+    "Probes",
+    "PromptContract",
+    "Purpose",
+    "Rating",
+    "RatingEvidence",
+    "Release",
+    "Report",
+    "Row",
+    "Verdict",
+]
