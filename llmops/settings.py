@@ -55,8 +55,13 @@ class Workspace:
 
     @property
     def store_root(self) -> Path:
-        """Root of the content-addressed store."""
+        """Root of the content-addressed store, or of its cache when there is a `store_url`."""
         return self.state / "store"
+
+    @property
+    def store_url(self) -> str | None:
+        """fsspec URL of a shared store (`LLMOPS_STORE_URL`, for example s3://bucket/prefix); None: the folder alone."""
+        return os.environ.get("LLMOPS_STORE_URL") or None
 
     @property
     def runs(self) -> Path:

@@ -20,7 +20,7 @@ def verify() -> None:
     """Recompute the chain and compare it with the heads that release records carry; exit 4 names what was changed."""
     workspace = find_workspace()
     ledger = Ledger.of(workspace)
-    anchors = release_anchors(Store(workspace.store_root))
+    anchors = release_anchors(Store.of(workspace))
     n_events = ledger.verify(anchors)
     typer.echo(f"ledger: {n_events} events, chain whole, {len(anchors)} anchors outside the database agree")
 

@@ -54,7 +54,7 @@ class Registry:
     @classmethod
     def of(cls, workspace: Workspace) -> Registry:
         """The registry of a workspace."""
-        return cls(Store(workspace.store_root), Ledger.of(workspace))
+        return cls(Store.of(workspace), Ledger.of(workspace))
 
     def register(self, new: NewAdapter) -> AdapterRecord:
         """Store an adapter and write it into the ledger; registering the same files again adds another event.
