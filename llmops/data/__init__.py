@@ -1,7 +1,8 @@
 """Data: from user files or a builder to a snapshot with disjoint pools and an exact account of every row."""
 
+from llmops.data.cases import cases_of, sample
 from llmops.data.config import DataConfig
 from llmops.data.rows import read_rows
 from llmops.data.snapshot import build_snapshot, find_snapshot, load_pool
 
-__all__ = ["DataConfig", "build_snapshot", "find_snapshot", "load_pool", "read_rows"]
+__all__ = ["DataConfig", "build_snapshot", "cases_of", "find_snapshot", "load_pool", "read_rows", "sample"]

@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from llmops.engines.endpoint import Endpoint, System
 from llmops.errors import CouldNotRun, LlmopsError
-from llmops.evals.endpoint import Endpoint, System
 from llmops.evals.session import Session
 from llmops.evals.suite import Suite
 from llmops.records import Case, Completion

@@ -13,8 +13,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from llmops.engines.completions import put_completions
+from llmops.engines.endpoint import Endpoint, EndpointStatus, Patience, System, engine_digest
+from llmops.engines.systems import load_adapters, system_of
 from llmops.errors import BadRequest, ConfigError, CouldNotRun, LlmopsError
-from llmops.evals.endpoint import Endpoint, EndpointStatus, Patience, System, engine_digest
 from llmops.evals.evidence import (
     Result,
     completion_faults,
@@ -24,15 +26,14 @@ from llmops.evals.evidence import (
     scores_of,
 )
 from llmops.evals.generate import Job, generate
-from llmops.evals.session import COMPLETIONS_FILE, Session, completion_line, find_session, new_session
+from llmops.evals.session import Session, find_session, new_session
 from llmops.evals.suite import Suite, load_suite
-from llmops.records import AdapterRecord, Case, Completion, Report
+from llmops.records import AdapterRecord, Report
 from llmops.registry.adapters import Registry
 from llmops.registry.names import name_states
-from llmops.schema import Progress, canonical_json, no_progress, short
+from llmops.schema import Progress, canonical_json, no_progress
 from llmops.settings import Workspace, now
 
-CASES_FILE = "cases.jsonl"
 METRICS_FILE = "metrics.jsonl"
 PAGE_FILE = "report.html"
 
@@ -143,7 +144,7 @@ async def _take(
 ) -> _Taken:
     """Load the systems, generate, and compare the engine before and after."""
     async with Endpoint(request.endpoint, request.concurrency, request.patience) as endpoint:
-        await _load(endpoint, adapters, progress)
+        await load_adapters(endpoint, adapters, progress)
         before = await endpoint.status()
         systems = _systems(before, adapters)
         begun = session.begin(suite.config.name, suite.digest, before.engine)
@@ -159,14 +160,7 @@ def _systems(
     status: EndpointStatus, adapters: Sequence[AdapterRecord]
 ) -> tuple[tuple[System, AdapterRecord | None], ...]:
     """The base first, then the adapters, by their names at the endpoint."""
-    for record in adapters:
-        if record.base != status.base.digest:
-            raise BadRequest(
-                f"adapter {record.model_name}: its base is {short(record.base)}, the endpoint serves "
-                f"{short(status.base.digest)}; serve its own base"
-            )
-    named = [(System(r.model_name, r.adapter, r.prompt_contract), r) for r in adapters]
-    return ((status.base, None), *named)
+    return ((status.base, None), *((system_of(record, status), record) for record in adapters))
 
 
 async def _status_after(endpoint: Endpoint, session: Session) -> EndpointStatus:
@@ -174,32 +168,6 @@ async def _status_after(endpoint: Endpoint, session: Session) -> EndpointStatus:
         return await endpoint.status()
     except CouldNotRun as error:
         raise CouldNotRun(f"{error}; all answers are kept, finish with --resume {session.name}") from error
-
-
-async def _load(endpoint: Endpoint, adapters: Sequence[AdapterRecord], progress: Progress) -> None:
-    """Have all adapters loaded at once. Loading one may push out another or restart the engine, so it is checked.
-
-    Raises:
-        CouldNotRun: the endpoint cannot hold them together.
-    """
-    missing = list(adapters)
-    for _ in range(2):
-        for i, record in enumerate(missing):
-            progress(i, len(missing), f"loading {record.model_name}")
-            loaded = await endpoint.load_adapter(record.adapter)
-            if loaded != record.adapter:
-                raise CouldNotRun(
-                    f"endpoint {endpoint.url}: was asked for {short(record.adapter)}, loaded {short(loaded)}; "
-                    "start `llmops serve` in this workspace"
-                )
-        there = set(await endpoint.models())
-        missing = [record for record in adapters if record.model_name not in there]
-        if not missing:
-            return
-    raise CouldNotRun(
-        f"endpoint {endpoint.url}: does not hold {len(adapters)} adapters at once ({missing[0].model_name} is gone); "
-        "raise `slots` in the serving profile, or evaluate fewer"
-    )
 
 
 def _result(registry: Registry, taken: _Taken, system: System, record: AdapterRecord | None) -> Result:
@@ -222,7 +190,7 @@ def _result(registry: Registry, taken: _Taken, system: System, record: AdapterRe
         session=taken.session.name,
         decoding=suite.config.decoding.model_dump(mode="json"),
         cases=suite.cases_digest,
-        completions=_keep(registry, suite.cases, completions),
+        completions=put_completions(registry.store, suite.cases, completions),
         n_cases=len(suite.cases),
         n_errored=sum(c.status == "errored" for c in completions),
         metrics=results_of(scores),
@@ -230,15 +198,6 @@ def _result(registry: Registry, taken: _Taken, system: System, record: AdapterRe
         created_at=now(),
     )
     return Result(report, completions, scores)
-
-
-def _keep(registry: Registry, cases: Sequence[Case], completions: Sequence[Completion]) -> str:
-    """Store completions with the cases they answer; returns the artifact's digest."""
-    files = {
-        COMPLETIONS_FILE: b"".join(map(completion_line, completions)),
-        CASES_FILE: b"".join(canonical_json(asdict(case)) + b"\n" for case in cases),
-    }
-    return registry.store.put_files("completions", files)
 
 
 def _store(registry: Registry, report: Report) -> None:

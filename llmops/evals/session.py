@@ -12,18 +12,18 @@ import re
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from llmops.errors import BadRequest, InvalidEvidence, StoreError
+from llmops.engines.completions import COMPLETIONS_FILE, completion_line, read_completions
+from llmops.errors import BadRequest, StoreError
 from llmops.records import Completion, EngineSignature
 from llmops.schema import Record, canonical_json, load_record
 from llmops.settings import Workspace, now
 
 SESSION_FILE = "session.json"
-COMPLETIONS_FILE = "completions.jsonl"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
 
 
@@ -138,26 +138,3 @@ def find_session(workspace: Workspace, name: str) -> Session:
         newest = f"; newest is {known[-1]}" if known else ""
         raise BadRequest(f"session {name}: no such evaluation session{newest}")
     return Session(folder)
-
-
-def completion_line(completion: Completion) -> bytes:
-    """A completion as one line of canonical JSON."""
-    return canonical_json(asdict(completion)) + b"\n"
-
-
-def read_completions(content: bytes, where: str) -> list[Completion]:
-    """The completions of a file's content.
-
-    Raises:
-        InvalidEvidence: names the first line that is no completion.
-    """
-    found = []
-    for number, line in enumerate(content.splitlines(), start=1):
-        try:
-            data: dict[str, Any] = json.loads(line)
-            found.append(Completion(**data))
-        except (ValueError, TypeError) as error:
-            raise InvalidEvidence(
-                f"{where}: {COMPLETIONS_FILE}:{number} is damaged ({error}); evaluate again"
-            ) from None
-    return found

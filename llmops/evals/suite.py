@@ -7,16 +7,14 @@ same questions in the same way.
 from __future__ import annotations
 
 import difflib
-import hashlib
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from llmops.data import find_snapshot, load_pool, read_rows
+from llmops.data import cases_of, find_snapshot, load_pool, read_rows, sample
+from llmops.engines.decoding import Decoding
 from llmops.errors import DataError
 from llmops.records import Case, Dropped, Row
 from llmops.registry.adapters import Registry
@@ -48,23 +46,6 @@ class FileCases(BaseModel):
     kind: Literal["file"]
     path: str
     """Relative to the suite's file."""
-
-
-class Decoding(BaseModel):
-    """How answers are generated: always explicit, never an engine's default."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    temperature: float = Field(ge=0, le=2)
-    """0 takes the likeliest token each time."""
-    max_tokens: int = Field(ge=1)
-    """Tokens after which an answer is cut."""
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    """Share of probability that is sampled from."""
-    seed: int = 0
-    """Seed of sampling, sent with every request."""
-    stop: tuple[str, ...] = ()
-    """Strings that end an answer, besides the prompt contract's end tokens."""
 
 
 class SuiteConfig(BaseModel):
@@ -135,39 +116,6 @@ def load_suite(path: Path, registry: Registry) -> Suite:
     if len(cases) < 2:
         raise DataError(f"{path}: {len(cases)} cases; nothing can be estimated from fewer than 2, add cases")
     return Suite(config, tuple(cases))
-
-
-def cases_of(rows: Iterable[Row]) -> list[Case]:
-    """One case for each prompt, in order of first appearance; all its answers are references."""
-    answers: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        answers[digest_of([[m.role, m.content] for m in row.messages[:-1]])].append(row)
-    cases = []
-    for same in answers.values():
-        first = same[0]
-        references = tuple(dict.fromkeys(row.messages[-1].content for row in same))
-        cases.append(Case(first.messages[:-1], references, first.group, first.source))
-    return cases
-
-
-def sample(cases: Sequence[Case], n_max: int | None, seed: int) -> list[Case]:
-    """At most `n_max` cases, taken in turn from every group, in an order set by content and seed alone.
-
-    Each group gives one case before any gives a second. A case added to the pool displaces at most those
-    after it.
-    """
-
-    def rank(text: str) -> bytes:
-        return hashlib.sha256(f"{seed}\0{text}".encode()).digest()
-
-    groups: dict[str, list[Case]] = defaultdict(list)
-    for case in sorted(cases, key=lambda c: rank(c.digest)):
-        groups[case.group].append(case)
-    turns = [
-        (turn, rank(group), case) for group, members in groups.items() for turn, case in enumerate(members)
-    ]
-    ordered = [case for _, _, case in sorted(turns, key=lambda item: item[:2])]
-    return ordered[:n_max]
 
 
 def _file_rows(path: Path) -> list[Row]:

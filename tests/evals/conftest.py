@@ -15,7 +15,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from llmops.data import build_snapshot
-from llmops.evals.endpoint import Patience
+from llmops.engines.endpoint import Patience
 from llmops.evals.run import EvalRequest, evaluate
 from llmops.records import AdapterRecord, PromptContract, Report
 from llmops.registry.adapters import Registry

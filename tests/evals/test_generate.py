@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from llmops.engines.endpoint import Patience
 from llmops.errors import BadRequest, CouldNotRun, EngineFailed, InvalidEvidence
-from llmops.evals.endpoint import Patience
 from llmops.evals.run import report_page
 from tests.evals.conftest import N_CASES, Room, right
 from tests.evals.counterpart import Fault

@@ -12,9 +12,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmops.data import find_snapshot, load_pool
+from llmops.data import cases_of, find_snapshot, load_pool, sample
 from llmops.errors import BadRequest, ConfigError, DataError
-from llmops.evals.suite import SuiteConfig, cases_of, load_suite, sample
+from llmops.evals.suite import SuiteConfig, load_suite
 from llmops.records import Case, Message, Row
 from llmops.settings import load_yaml
 from tests.evals.conftest import Room, build_questions, write

@@ -1,7 +1,7 @@
-"""The evaluated endpoint as a client sees it: who serves, loading of adapters, one question and its answer.
+"""The endpoint as a client sees it: who serves, loading of adapters, one question and its answer.
 
-The only way from a case to a completion: an OpenAI endpoint with llmops' headers. What is not a whole answer
-by the expected engine is `errored`, with the reason, and never a text to score.
+The only way from a case to a completion, to be scored or to be rated: an OpenAI endpoint with llmops' headers. What is
+not a whole answer by the expected engine is `errored`, with the reason, and never a text to score or to show.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, Self
 
 import aiohttp
 
+from llmops.engines.decoding import Decoding
 from llmops.errors import BadRequest, CouldNotRun, EngineFailed, InvalidEvidence, LlmopsError
-from llmops.evals.suite import Decoding
 from llmops.records import Case, Completion, EngineSignature
 from llmops.schema import JsonDict, digest_of, short
 

@@ -1,0 +1,75 @@
+"""Completions as they are kept: a canonical line each, stored with the cases they answer, read back verified.
+
+An artifact of kind `completions` holds completions.jsonl and cases.jsonl; line i of one answers line i of the other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from llmops.errors import InvalidEvidence
+from llmops.records import Case, Completion, Message, Report
+from llmops.schema import canonical_json
+from llmops.store import Store
+
+COMPLETIONS_FILE = "completions.jsonl"
+CASES_FILE = "cases.jsonl"
+
+
+def put_completions(store: Store, cases: Sequence[Case], completions: Sequence[Completion]) -> str:
+    """Store completions with the cases they answer; returns the artifact's digest."""
+    files = {
+        COMPLETIONS_FILE: b"".join(map(completion_line, completions)),
+        CASES_FILE: b"".join(canonical_json(asdict(case)) + b"\n" for case in cases),
+    }
+    return store.put_files("completions", files)
+
+
+def load_answers(store: Store, report: Report) -> list[tuple[Case, Completion]]:
+    """A report's cases with the completions that answer them, after every byte was compared with its digest.
+
+    Raises:
+        InvalidEvidence: the files are gone, altered, or do not answer the report's cases one by one.
+    """
+    folder = store.verify("completions", report.completions)
+    where = f"report of {report.system}"
+    completions = read_completions((folder / COMPLETIONS_FILE).read_bytes(), where)
+    try:
+        cases = [_case(line) for line in (folder / CASES_FILE).read_bytes().splitlines()]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidEvidence(f"{where}: {CASES_FILE} is damaged ({error}); evaluate again") from None
+    if [case.digest for case in cases] != [c.case for c in completions] or len(cases) != report.n_cases:
+        raise InvalidEvidence(f"{where}: its completions do not answer its cases one by one; evaluate again")
+    return list(zip(cases, completions, strict=True))
+
+
+def _case(line: bytes) -> Case:
+    data = json.loads(line)
+    messages = tuple(Message(m["role"], m["content"]) for m in data["messages"])
+    return Case(messages, tuple(data["references"]), data["group"], data["source"])
+
+
+def completion_line(completion: Completion) -> bytes:
+    """A completion as one line of canonical JSON."""
+    return canonical_json(asdict(completion)) + b"\n"
+
+
+def read_completions(content: bytes, where: str) -> list[Completion]:
+    """The completions of a file's content.
+
+    Raises:
+        InvalidEvidence: names the first line that is no completion.
+    """
+    found = []
+    for number, line in enumerate(content.splitlines(), start=1):
+        try:
+            data: dict[str, Any] = json.loads(line)
+            found.append(Completion(**data))
+        except (ValueError, TypeError) as error:
+            raise InvalidEvidence(
+                f"{where}: {COMPLETIONS_FILE}:{number} is damaged ({error}); evaluate again"
+            ) from None
+    return found
