@@ -11,15 +11,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from llmops.data import load_pool
-from llmops.errors import LlmopsError
+from llmops.errors import InvalidEvidence, LlmopsError
 from llmops.evals.metrics import Scores, interval, score
+from llmops.ratings.preferences import load_pairs
 from llmops.records import (
     AdapterRecord,
     Case,
     Completion,
     DatasetSnapshot,
     EngineSignature,
+    Lineage,
+    Message,
     MetricResult,
+    PreferenceSnapshot,
     Report,
 )
 from llmops.registry.adapters import Registry
@@ -104,17 +108,60 @@ def engine_fault(before: EngineSignature, after: EngineSignature, when: str) -> 
 
 
 def leak_fault(registry: Registry, record: AdapterRecord, cases: Sequence[Case]) -> list[str]:
-    """How many cases stand among the prompts an adapter was trained on; empty when none, or it names no dataset.
+    """How many cases stand among the prompts an adapter was trained on; empty when none do.
 
-    Fails closed: an adapter whose training data is named but cannot be read is no evidence.
+    Its whole ancestry counts: datasets, preferences, and the adapters its training began with. Fails closed: an adapter
+    whose training data is named but cannot be read is no evidence.
     """
     try:
-        dataset = registry.lineage(record).dataset
-        if dataset is None:
-            return []
-        rows = load_pool(registry.store, registry.store.get_record(DatasetSnapshot, dataset), "train")
+        trained = _trained_prompts(registry, record)
     except LlmopsError as error:
         return [f"whether cases were trained on cannot be checked: {error}"]
-    trained = {digest_of([[m.role, m.content] for m in row.messages[:-1]]) for row in rows}
-    n = sum(digest_of([[m.role, m.content] for m in case.messages]) in trained for case in cases)
+    n = sum(prompt_digest(case.messages) in trained for case in cases)
     return [f"{n} of {len(cases)} cases stand in the adapter's training data"] if n else []
+
+
+def prompt_digest(messages: Sequence[Message]) -> str:
+    """Digest of what is asked, whatever is answered or expected."""
+    return digest_of([[m.role, m.content] for m in messages])
+
+
+def _trained_prompts(registry: Registry, record: AdapterRecord) -> set[str]:
+    """Digests of all prompts behind an adapter's weights.
+
+    Raises:
+        LlmopsError: something on the way cannot be read.
+    """
+    found: set[str] = set()
+    waiting, seen = [record.adapter], set[str]()
+    while waiting:
+        adapter = waiting.pop()
+        if adapter in seen:
+            continue
+        seen.add(adapter)
+        for lineage in _lineages(registry, adapter):
+            if lineage.dataset is not None:
+                snapshot = registry.store.get_record(DatasetSnapshot, lineage.dataset)
+                rows = load_pool(registry.store, snapshot, "train")
+                found |= {prompt_digest(row.messages[:-1]) for row in rows}
+            if lineage.preferences is not None:
+                pairs = load_pairs(
+                    registry.store, registry.store.get_record(PreferenceSnapshot, lineage.preferences)
+                )
+                found |= {prompt_digest(pair.messages) for pair in pairs}
+            if lineage.continues is not None:
+                waiting.append(lineage.continues)
+    return found
+
+
+def _lineages(registry: Registry, adapter: str) -> list[Lineage]:
+    """Every lineage that these weights were registered with: importing them again must not hide what they learnt.
+
+    Raises:
+        InvalidEvidence: the adapter is not registered, or a record of it is gone or altered.
+    """
+    events = registry.ledger.events("adapter.registered")
+    records = {str(e.body["record"]) for e in events if e.body["adapter"] == adapter}
+    if not records:
+        raise InvalidEvidence(f"adapter {short(adapter)}: is not registered in this workspace; import it")
+    return [registry.lineage(registry.store.get_record(AdapterRecord, digest)) for digest in sorted(records)]

@@ -2,18 +2,21 @@
 
 Every check must pass for a PASS. Each is a one-sided test at 1 - level, and asking for all of them needs no
 correction for their number: a false PASS requires each to err at once. Nothing stored is trusted: completions
-are verified byte by byte and scored again, and the suite is resolved again from its file.
+are verified byte by byte and scored again, and the suite is resolved again from its file. Votes join the checks in
+`llmops.evals.votes`; approvals are asked for here and given later (`llmops.registry.approvals`).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llmops.errors import BadRequest
-from llmops.records import AdapterRecord, Check, Decision, Verdict
+from llmops.errors import BadRequest, InvalidEvidence
+from llmops.evals.votes import RatingRules, count_votes
+from llmops.records import Check, Decision, RatingEvidence, Verdict
 from llmops.registry.adapters import Registry
 from llmops.registry.names import name_state
 from llmops.schema import digest_of
@@ -80,6 +83,10 @@ class GateConfig(BaseModel):
     """Fewer cases decide nothing: the intervals keep their level from about this many on."""
     checks: tuple[Rule, ...] = Field(min_length=1)
     """What must hold; all of it."""
+    ratings: RatingRules | None = None
+    """What people must have said; nobody is asked when left out."""
+    approvals: int = Field(default=0, ge=0, le=16)
+    """How many people must approve a PASS before it may be promoted."""
 
 
 def load_gate(path: Path) -> GateConfig:
@@ -110,8 +117,23 @@ def check_gate(
     baseline = name_state(registry, gate.public_name).baseline_for(record.adapter, record.base)
     suite_path = gate_path.parent / gate.suite
     evidence = review(registry, suite_path, record, baseline, session)
-    checks, reasons = _checks(gate, evidence)
-    decision = _decision(gate, record, baseline, evidence, checks, reasons)
+    found = _find(registry, gate, evidence)
+    decision = Decision(
+        gate=gate.name,
+        gate_digest=gate_digest(gate),
+        public_name=gate.public_name,
+        candidate=record.adapter,
+        baseline=baseline,
+        base=record.base,
+        reports=evidence.reports,
+        engine=evidence.engine,
+        verdict=found.verdict,
+        checks=found.checks,
+        reasons=found.reasons,
+        ratings=found.ratings,
+        n_approvals=gate.approvals,
+        created_at=now(),
+    )
     digest = registry.store.put_record(decision)
     body = {
         "decision": digest,
@@ -128,30 +150,29 @@ def gate_digest(gate: GateConfig) -> str:
     return digest_of(gate.model_dump(mode="json"))
 
 
-def _decision(
-    gate: GateConfig,
-    record: AdapterRecord,
-    baseline: str,
-    evidence: Evidence,
-    checks: tuple[Check, ...],
-    reasons: tuple[str, ...],
-) -> Decision:
-    return Decision(
-        gate=gate.name,
-        gate_digest=gate_digest(gate),
-        public_name=gate.public_name,
-        candidate=record.adapter,
-        baseline=baseline,
-        base=record.base,
-        reports=evidence.reports,
-        engine=evidence.engine,
-        verdict=overall(checks) if not evidence.faults else "INVALID",
-        checks=checks,
-        reasons=reasons,
-        ratings=None,
-        n_approvals=0,
-        created_at=now(),
-    )
+@dataclass(frozen=True)
+class _Found:
+    """What a gate says to the evidence; no checks when it is INVALID."""
+
+    verdict: Verdict
+    checks: tuple[Check, ...]
+    reasons: tuple[str, ...]
+    ratings: RatingEvidence | None
+
+
+def _find(registry: Registry, gate: GateConfig, evidence: Evidence) -> _Found:
+    """Every check of the gate on metrics and votes; evidence that is broken is INVALID, whatever else was found."""
+    if evidence.faults or evidence.paired is None:
+        return _Found("INVALID", (), evidence.faults, None)
+    checks, reasons = _checks(gate, evidence.paired)
+    if gate.ratings is None:
+        return _Found(overall(checks), checks, reasons, None)
+    try:
+        votes = count_votes(registry, gate.ratings, evidence, gate.level, gate.power)
+    except InvalidEvidence as error:
+        return _Found("INVALID", (), (str(error),), None)
+    checks += votes.checks
+    return _Found(overall(checks), checks, reasons + votes.reasons, votes.evidence)
 
 
 def overall(checks: tuple[Check, ...]) -> Verdict:
@@ -165,15 +186,13 @@ def overall(checks: tuple[Check, ...]) -> Verdict:
     return "PASS"
 
 
-def _checks(gate: GateConfig, evidence: Evidence) -> tuple[tuple[Check, ...], tuple[str, ...]]:
-    """Every check of the gate with the reasons of what did not pass; no check on evidence that is broken."""
-    if evidence.faults or evidence.paired is None:
-        return (), evidence.faults
-    missing = [rule.metric for rule in gate.checks if rule.metric not in evidence.paired.candidate]
+def _checks(gate: GateConfig, paired: Paired) -> tuple[tuple[Check, ...], tuple[str, ...]]:
+    """Every check on metrics with the reasons of what did not pass."""
+    missing = [rule.metric for rule in gate.checks if rule.metric not in paired.candidate]
     if missing:
-        known = ", ".join(evidence.paired.candidate)
+        known = ", ".join(paired.candidate)
         raise BadRequest(f"gate {gate.name}: {missing[0]} is not a metric of its suite; it has {known}")
-    checks = tuple(_check(gate, rule, evidence.paired) for rule in gate.checks)
+    checks = tuple(_check(gate, rule, paired) for rule in gate.checks)
     return checks, tuple(_reason(gate, check) for check in checks if check.verdict != "PASS")
 
 

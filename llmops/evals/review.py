@@ -7,13 +7,13 @@ nothing to decide.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from llmops.engines.completions import COMPLETIONS_FILE, read_completions
 from llmops.errors import InvalidEvidence
 from llmops.evals.compare import Paired, pair
-from llmops.evals.evidence import completion_faults, leak_fault, results_of, scores_of
-from llmops.evals.session import COMPLETIONS_FILE, read_completions
+from llmops.evals.evidence import completion_faults, leak_fault, prompt_digest, results_of, scores_of
 from llmops.evals.suite import Suite, SuiteConfig, load_suite
 from llmops.ledger import Event
 from llmops.records import AdapterRecord, Completion, EngineSignature, Report
@@ -27,12 +27,16 @@ SHARED = ("suite", "suite_digest", "base", "engine", "session", "decoding", "cas
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Reports (digests: candidate, baseline) and what they say; `paired` is None when there are faults."""
+    """Reports (digests: candidate, baseline) and what they say; `paired` is None when there are faults.
+
+    `answers` holds both texts (candidate's, baseline's) of each case that both answered, by digest of its prompt.
+    """
 
     reports: tuple[str, str]
     engine: EngineSignature | None
     paired: Paired | None
     faults: tuple[str, ...]
+    answers: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def review(
@@ -65,7 +69,15 @@ def review(
     paired = pair(suite.config.metrics, suite.cases, *completions)
     if paired is None:
         faults.append("fewer than 2 cases were answered by both systems")
-    return Evidence(digests, engine, paired, tuple(faults))
+    return Evidence(digests, engine, paired, tuple(faults), _answers(suite, *completions))
+
+
+def _answers(suite: Suite, theirs: list[Completion], ours: list[Completion]) -> dict[str, tuple[str, str]]:
+    return {
+        prompt_digest(case.messages): (b.text, a.text)
+        for case, a, b in zip(suite.cases, theirs, ours, strict=True)
+        if a.status == b.status == "answered"
+    }
 
 
 def _find(registry: Registry, suite: str, models: tuple[str, str], session: str | None) -> tuple[str, str]:

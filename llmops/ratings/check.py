@@ -12,17 +12,21 @@ from llmops.schema import short
 from llmops.store import Store
 
 
-def verify_ratings(store: Store, ledger: Ledger) -> int:
+def verify_ratings(store: Store, ledger: Ledger, campaign: str | None = None) -> int:
     """Compare every rating, its showing and its campaign's items with the ledger; returns how many ratings there are.
+
+    `campaign` (a digest) checks that campaign's alone: damage to another's must not stop what rests on this one.
 
     Raises:
         InvalidEvidence: names the first rating that was edited, whose side was swapped, that is missing, or that the
             ledger does not know; or the campaign whose items were altered.
     """
-    given = {int(e.body["number"]): e for e in ledger.events("rating.given")}
+    events = ledger.events("rating.given")
+    given = {int(e.body["number"]): e for e in events if campaign in (None, e.body["campaign"])}
     with ledger.engine.connect() as connection:
-        found = _rows(connection)
+        found = _rows(connection, campaign)
         sides = {row.id: row for row in connection.execute(select(showings))}
+    superseded = {rating.supersedes for rating, _, _ in found.values()}
     for number in sorted(given.keys() | found.keys()):
         if number not in found:
             raise InvalidEvidence(f"ratings: #{number} is missing from the database; restore it")
@@ -39,17 +43,20 @@ def verify_ratings(store: Store, ledger: Ledger) -> int:
             raise InvalidEvidence(
                 f"ratings: the showing of #{number} was changed (sides, item or rater); restore the database"
             )
-        superseded = any(other.supersedes == rating.digest for other, _, _ in found.values())
-        if alive == superseded:
+        if alive == (rating.digest in superseded):
             raise InvalidEvidence(f"ratings: whether #{number} counts was changed; restore the database")
-    for campaign in {str(e.body["campaign"]) for e in ledger.events("campaign.opened")}:
-        store.verify("items", store.get_record(Campaign, campaign).items)
+    opened = {str(e.body["campaign"]) for e in ledger.events("campaign.opened")}
+    for digest in opened & ({campaign} if campaign else opened):
+        store.verify("items", store.get_record(Campaign, digest).items)
     return len(found)
 
 
-def _rows(connection: Connection) -> dict[int, tuple[Rating, str, bool]]:
+def _rows(connection: Connection, campaign: str | None) -> dict[int, tuple[Rating, str, bool]]:
     found = {}
-    for row in connection.execute(select(ratings).order_by(ratings.c.number)).mappings():
+    query = select(ratings).order_by(ratings.c.number)
+    if campaign is not None:
+        query = query.where(ratings.c.campaign == campaign)
+    for row in connection.execute(query).mappings():
         fields = {k: v for k, v in row.items() if k not in ("digest", "live")}
         found[int(row["number"])] = (Rating(**fields), str(row["digest"]), bool(row["live"]))
     return found
