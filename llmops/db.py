@@ -1,11 +1,14 @@
-"""The relational database: tables, connections and migrations. SQLite in WAL mode, one file a workspace.
+"""The relational database: tables, connections, locks and migrations. SQLite (one file a workspace), or PostgreSQL.
 
-Appends take the write lock at once (`BEGIN IMMEDIATE`), so two processes never build on the same head. The schema is
-made and moved by Alembic alone (`llmops/migrations/`), under a file lock: two processes on a fresh database are safe.
+A write takes the database's write lock with its first statement (`BEGIN IMMEDIATE`; an advisory lock on PostgreSQL), so
+two processes never build on the same head of the ledger. Alembic alone makes and moves the schema
+(`llmops/migrations/`), inside such a write: processes that start at once on a fresh database wait for one another.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,13 +29,17 @@ from sqlalchemy import (
     event,
     text,
 )
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.engine import URL, ExceptionContext, make_url
+from sqlalchemy.exc import DataError, IntegrityError
 
-from llmops.errors import CouldNotRun, StoreError
+from llmops.errors import ConfigError, CouldNotRun, LlmopsError, StoreError
 
-BUSY_TIMEOUT_MS = 10_000
+BUSY_TIMEOUT_MS = 30_000
+CONNECT_TIMEOUT_S = 10
 HEAD_REVISION = "0002"
+# Advisory locks are numbers, known to all llmops processes of one PostgreSQL database.
+WRITE_LOCK, SERVE_LOCK = 511_702_001, 511_702_002
+N_KEPT_OPEN = 4
 
 metadata = MetaData()
 
@@ -82,21 +89,28 @@ Index(
 )  # fmt: skip
 
 
+_kept: dict[str, tuple[Engine, object]] = {}  # newest last; with what the file was when it was opened
+_keeping = threading.Lock()
+
+
 def open_database(url: str) -> Engine:
     """Connect to the database at `url` and bring its schema to the newest revision.
 
+    One engine a URL is kept open in a process; it serves all threads.
+
     Raises:
+        ConfigError: the driver of PostgreSQL is not installed.
         CouldNotRun: the database was written by a newer llmops, or cannot be opened.
     """
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
-    _set_up_sqlite(engine)
-    try:
+    with _keeping:
+        engine, file = _kept.pop(url, (None, None))
+        if engine is None or file != _file(url):  # another file may have been put in its place
+            engine = _connect(make_url(url))
         if _revision(engine) != HEAD_REVISION:
             _migrate(engine)
-    except OperationalError as error:
-        raise CouldNotRun(
-            f"database {url}: cannot be opened ({error.orig}); check the path and its permissions"
-        ) from error
+        _kept[url] = (engine, _file(url))
+        for oldest in list(_kept)[:-N_KEPT_OPEN]:
+            del _kept[oldest]  # whoever still uses it keeps it alive
     return engine
 
 
@@ -105,31 +119,155 @@ def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that holds the write lock from its first statement.
 
     Raises:
-        StoreError: the disk did not take it, or another process held the lock too long; nothing was written.
+        StoreError: the database did not take it, or another process held the lock too long; nothing was written.
     """
+    with engine.connect().execution_options(llmops_write=True) as connection, connection.begin():
+        yield connection
+
+
+@contextmanager
+def serving_alone(engine: Engine, who: str) -> Iterator[str | None]:
+    """Hold the one serve lock of a PostgreSQL database until the block ends; gives None, or who holds it already.
+
+    The lock is the connection's own, so it ends with the process or its machine (noticed within a minute).
+    """
+    settings = {
+        "application_name": who, "idle_session_timeout": "0",
+        "tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3",
+    }  # fmt: skip
+    session = text("SELECT set_config(:name, :value, false)")
+    holder = text(
+        "SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.granted"
+        " AND l.locktype = 'advisory' AND l.objid = :key AND a.datname = current_database()"
+    )
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        try:
+            for name, value in settings.items():
+                connection.execute(session, {"name": name, "value": value})
+            if connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": SERVE_LOCK}):
+                yield None
+            else:
+                yield connection.scalar(holder, {"key": SERVE_LOCK}) or "another process"
+        finally:
+            connection.invalidate()  # closes the session, and with it the lock and the settings
+
+
+def shown(url: URL) -> str:
+    """A database's address for messages: without password and options."""
+    if url.get_backend_name() == "sqlite":
+        return url.database or "in memory"
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
+# ------------------------------------------------------------ connections
+
+
+def _connect(url: URL) -> Engine:
+    if url.get_backend_name() == "sqlite":
+        engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+        event.listen(engine, "connect", _on_sqlite_connect)
+    else:
+        engine = _connect_postgresql(url)
+    event.listen(engine, "begin", _on_begin)
+    event.listen(engine, "handle_error", _on_error)
+    if engine.dialect.name == "sqlite":
+        _use_wal(engine)
+    return engine
+
+
+def _connect_postgresql(url: URL) -> Engine:
+    arguments = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "llmops"}
     try:
-        with engine.connect().execution_options(llmops_write=True) as connection, connection.begin():
-            yield connection
-    except OperationalError as error:
-        raise StoreError(
-            f"database {engine.url.database}: could not be written ({error.orig}); free space, then run it again"
-        ) from error
+        return create_engine(
+            url,
+            connect_args=arguments,
+            # A writer reads the head after it has the lock, and must see what was committed while it waited.
+            isolation_level="READ COMMITTED",
+            pool_pre_ping=True,
+            pool_use_lifo=True,
+        )
+    except ImportError:
+        raise ConfigError(
+            "LLMOPS_DATABASE_URL: PostgreSQL's driver is not installed; pip install 'llmops[postgres]'"
+        ) from None
 
 
-def _set_up_sqlite(engine: Engine) -> None:
-    @event.listens_for(engine, "connect")
-    def on_connect(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # the driver's own BEGIN would come too late for BEGIN IMMEDIATE
-        cursor = connection.cursor()
-        cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
-        cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=FULL")
-        cursor.close()
+def _on_sqlite_connect(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # the driver's own BEGIN would come too late for BEGIN IMMEDIATE
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()
 
-    @event.listens_for(engine, "begin")
-    def on_begin(connection: Connection) -> None:
-        write = connection.get_execution_options().get("llmops_write")
+
+def _on_begin(connection: Connection) -> None:
+    options = connection.get_execution_options()
+    write = options.get("llmops_write")
+    if options.get("llmops_bare"):  # what SQLite refuses inside a transaction
+        return
+    if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+    elif write:
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {BUSY_TIMEOUT_MS}")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITE_LOCK})")
+
+
+def _on_error(context: ExceptionContext) -> LlmopsError | None:
+    """What the machine or the server did, as one of our errors; what a statement did wrong stays what it is."""
+    if context.engine is None or context.is_pre_ping:
+        return None
+    if isinstance(context.sqlalchemy_exception, IntegrityError | DataError):
+        return None
+    lines = str(context.original_exception).strip().splitlines()
+    where, said = f"database {shown(context.engine.url)}", lines[0] if lines else "no reason given"
+    if context.connection is None:
+        file = context.engine.dialect.name == "sqlite"
+        check = "the path and its permissions" if file else "LLMOPS_DATABASE_URL, and that the server runs"
+        return CouldNotRun(f"{where}: cannot be opened ({said}); check {check}")
+    if context.connection.get_execution_options().get("llmops_write"):
+        return StoreError(
+            f"{where}: could not be written ({said}); free space, or wait for whoever holds it, then run it again"
+        )
+    return CouldNotRun(f"{where}: could not be read ({said}); restore or restart it, then run it again")
+
+
+def _file(url: str) -> object:
+    """What tells an SQLite file from another one at the same path; None for anything else."""
+    path = Path(make_url(url).database or "")
+    if not url.startswith("sqlite") or not path.is_file():
+        return None
+    return path.stat().st_dev, path.stat().st_ino
+
+
+def _forget_engines() -> None:
+    """In a forked child: the parent's connections are the parent's, neither used nor closed here."""
+    global _keeping
+    _keeping = threading.Lock()
+    for engine, _ in _kept.values():
+        engine.dispose(close=False)
+    _kept.clear()
+
+
+os.register_at_fork(after_in_child=_forget_engines)
+
+# ------------------------------------------------------------ first start
+
+
+def _use_wal(engine: Engine) -> None:
+    """Switch an SQLite file to WAL, once: processes that switch at the same moment meet `database is locked`."""
+    from filelock import FileLock, Timeout
+
+    path = engine.url.database
+    with engine.connect().execution_options(llmops_bare=True) as connection:
+        if connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal":
+            return
+        try:
+            with FileLock(f"{path}.migrate.lock", timeout=BUSY_TIMEOUT_MS / 1000):
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        except (OSError, Timeout) as error:
+            raise CouldNotRun(
+                f"database {path}: cannot be opened ({error}); check the path and its permissions"
+            ) from error
 
 
 def _revision(engine: Engine) -> str | None:
@@ -143,16 +281,14 @@ def _migrate(engine: Engine) -> None:
     from alembic import command
     from alembic.config import Config
     from alembic.util.exc import CommandError
-    from filelock import FileLock
 
-    database = make_url(engine.url).database or ""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.attributes["engine"] = engine
-    with FileLock(f"{database}.migrate.lock", timeout=60):
-        try:
+    try:
+        with writing(engine) as connection:
+            config.attributes["connection"] = connection
             command.upgrade(config, "head")
-        except CommandError as error:
-            raise CouldNotRun(
-                f"database {database}: {error}; it was written by a newer llmops, install that"
-            ) from error
+    except CommandError as error:
+        raise CouldNotRun(
+            f"database {shown(engine.url)}: {error}; it was written by a newer llmops, install that"
+        ) from error

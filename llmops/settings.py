@@ -1,7 +1,8 @@
 """Where things are: the workspace, its state folders, the cache of base models, and the environment variables read.
 
 The nearest `llmops.yaml` at or above the current folder marks the workspace (`LLMOPS_WORKSPACE` overrides). State lies
-under `.llmops/`: `llmops.db`, `mlflow.db`, `store/`, `runs/`, `logs/`. Base models are large and shared between
+under `.llmops/`: `llmops.db`, `mlflow.db`, `store/`, `runs/`, `logs/`; `LLMOPS_DATABASE_URL` and `LLMOPS_STORE_URL` put
+database and store where several machines share them. Base models are large and shared between
 workspaces: they lie under `LLMOPS_CACHE` (default `~/.cache/llmops`).
 """
 
@@ -50,8 +51,13 @@ class Workspace:
 
     @property
     def database_url(self) -> str:
-        """SQLAlchemy URL of the ledger's database."""
-        return f"sqlite:///{self.state / 'llmops.db'}"
+        """SQLAlchemy URL of the ledger's database, with its password: `LLMOPS_DATABASE_URL`, else the workspace's file.
+
+        Raises:
+            ConfigError: the variable names no database that can be used.
+        """
+        given = os.environ.get("LLMOPS_DATABASE_URL")
+        return _usable_database(given) if given else f"sqlite:///{self.state / 'llmops.db'}"
 
     @property
     def store_root(self) -> Path:
@@ -107,6 +113,25 @@ def cache_root() -> Path:
     path = Path(os.environ.get("LLMOPS_CACHE") or Path.home() / ".cache" / "llmops")
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def _usable_database(given: str) -> str:
+    """The URL in the form SQLAlchemy takes; messages never show it, it may hold a password."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    advice = "give postgresql://user:password@host/name, or sqlite:////folder/name.db"
+    try:
+        url = make_url(given)
+    except (ArgumentError, ValueError):
+        raise ConfigError(f"LLMOPS_DATABASE_URL: is not the URL of a database; {advice}") from None
+    backend = url.get_backend_name()
+    if backend not in ("sqlite", "postgresql"):
+        raise ConfigError(f"LLMOPS_DATABASE_URL: {backend}:// cannot be used; {advice}")
+    if backend == "sqlite" and not Path(url.database or "").is_absolute():
+        raise ConfigError(f"LLMOPS_DATABASE_URL: {url.database or 'no file'} is no absolute path; {advice}")
+    driver = "postgresql+psycopg" if backend == "postgresql" else "sqlite"
+    return url.set(drivername=driver).render_as_string(hide_password=False)
 
 
 def now() -> str:

@@ -1,4 +1,4 @@
-"""Run by Alembic for every migration command; uses the engine that `llmops.db` hands over."""
+"""Run by Alembic for every migration command, inside the write that `llmops.db` hands over."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from alembic import context
 
 from llmops.db import metadata
 
-with context.config.attributes["engine"].connect() as connection:
-    context.configure(connection=connection, target_metadata=metadata)
-    with context.begin_transaction():
-        context.run_migrations()
+context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,8 +1,9 @@
-"""One serve a workspace: a lock held for the process's life, and what a running one says of itself.
+"""One serve a workspace and database: locks held for the process's life, and what a running one says of itself.
 
 The kernel's lock on `.llmops/serve.lock` ends with the process however it ends; the file holds pid and
 address of whoever has it. `.llmops/serve.json` is there while completions are answered. Without the lock
-held, neither file says anything.
+held, neither file says anything. Workspaces on other machines may share a PostgreSQL database: there the
+database holds a second lock, and one serve answers for all of them.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmops.db import open_database, serving_alone
 from llmops.errors import CouldNotRun
 from llmops.records import EngineSignature
 from llmops.schema import JsonDict
@@ -40,10 +43,10 @@ class Running:
 
 @contextmanager
 def serve_lock(workspace: Workspace) -> Iterator[int]:
-    """Hold the workspace's lock; gives the lock file's descriptor for `tell_owner`.
+    """Hold the workspace's lock, and its database's; gives the lock file's descriptor for `tell_owner`.
 
     Raises:
-        CouldNotRun: another serve holds it; names its pid and address.
+        CouldNotRun: another serve holds one of them; names its pid, and its address or machine.
     """
     descriptor = os.open(_lock_path(workspace), os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -55,7 +58,8 @@ def serve_lock(workspace: Workspace) -> Iterator[int]:
         workspace.serve_file.unlink(missing_ok=True)  # left by one that was killed
         tell_owner(descriptor, "")
         try:
-            yield descriptor
+            with _database_lock(workspace):
+                yield descriptor
         finally:
             workspace.serve_file.unlink(missing_ok=True)
             os.ftruncate(descriptor, 0)
@@ -117,6 +121,23 @@ def stop(workspace: Workspace, timeout_s: float = STOP_TIMEOUT_S) -> bool:
 
 def _lock_path(workspace: Workspace) -> Path:
     return workspace.state / LOCK_FILE
+
+
+@contextmanager
+def _database_lock(workspace: Workspace) -> Iterator[None]:
+    """Hold the serve lock of a database that other workspaces may share; a file of this workspace needs none."""
+    if not workspace.database_url.startswith("postgresql"):
+        yield
+        return
+    called = "llmops serve: "
+    me = f"{called}process {os.getpid()} on {socket.gethostname()}"
+    with serving_alone(open_database(workspace.database_url), me) as holder:
+        if holder is not None:
+            raise CouldNotRun(
+                f"serve: {holder.removeprefix(called)} serves this workspace's database already; "
+                "use it, or end it with `llmops stop` there"
+            )
+        yield
 
 
 def _try_lock(descriptor: int) -> bool:
