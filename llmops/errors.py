@@ -7,7 +7,7 @@ Messages read `where: what, with the value; what to do`. Nothing here imports an
 | 0 | done, or the gate says PASS |
 | 1 | FAIL: the gate decided against |
 | 2 | bad request: the input can be corrected by whoever typed it |
-| 3 | INCONCLUSIVE: more cases or votes are needed |
+| 3 | INCONCLUSIVE: more cases, votes or approvals are needed |
 | 4 | INVALID: the evidence is broken, missing or does not belong together |
 | 5 | could not run: infrastructure, or our own fault |
 """
@@ -62,6 +62,15 @@ class ReleaseRefused(LlmopsError):
         """Keep the verdict ("FAIL", "INCONCLUSIVE" or "INVALID") whose exit code the command ends with."""
         super().__init__(message)
         self.exit_code = VERDICT_EXIT_CODES[verdict]
+
+
+class ApprovalsMissing(ReleaseRefused):
+    """A decision passes, but too few people have approved it yet."""
+
+    def __init__(self, message: str, decision: str) -> None:
+        """Keep the digest of the decision that waits."""
+        super().__init__(message, "INCONCLUSIVE")
+        self.decision = decision
 
 
 class CouldNotRun(LlmopsError):

@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from llmops.cli.consent import approvals_in_words, votes_in_words
 from llmops.cli.output import as_json, table
-from llmops.errors import VERDICT_EXIT_CODES, BadRequest
-from llmops.records import Decision
+from llmops.errors import VERDICT_EXIT_CODES
+from llmops.records import Check, Decision
 from llmops.registry.adapters import Registry
+from llmops.registry.approvals import find_decision
 from llmops.schema import short
 from llmops.settings import find_workspace
 
@@ -30,55 +32,52 @@ def check(
     from llmops.evals.gate import check_gate
 
     decision = check_gate(gate, find_workspace(), adapter, session)
-    print_decision(decision, json)
+    print_decision(Registry.of(find_workspace()), decision, json)
     raise typer.Exit(VERDICT_EXIT_CODES[decision.verdict])
 
 
 @app.command()
 def show(
     decision: Annotated[
-        str, typer.Argument(help="`latest`, or the start of a decision's digest.")
+        str, typer.Argument(help="`latest`, a public name, or the start of a decision's digest.")
     ] = "latest",
     json: Annotated[bool, typer.Option("--json", help="Print the decision.")] = False,
 ) -> None:
     """Show a decision that was made."""
     registry = Registry.of(find_workspace())
-    digests = [str(e.body["decision"]) for e in registry.ledger.events("decision.made")]
-    found = (
-        digests[-1:]
-        if decision == "latest"
-        else [d for d in dict.fromkeys(digests) if d.startswith(decision)]
-    )
-    if len(found) != 1:
-        raise BadRequest(
-            f"decision {decision}: {len(found)} decisions answer to it; `llmops ledger log --kind decision` lists them"
-        )
-    print_decision(registry.store.get_record(Decision, found[0]), json)
+    print_decision(registry, find_decision(registry, decision), json)
 
 
-def print_decision(decision: Decision, json: bool) -> None:
-    """Print a decision check by check, or as JSON."""
+def print_decision(registry: Registry, decision: Decision, json: bool) -> None:
+    """Print a decision check by check, with its votes and approvals, or as JSON."""
     if json:
         as_json(decision.to_dict())
         return
-    rows = [
-        (
-            c.metric,
-            f"{c.baseline:.1f} -> {c.candidate:.1f}",
-            f"{c.difference:+.2f} [{c.low:+.2f}, {c.high:+.2f}]",
-            f"> {c.threshold:+g}",
-            c.verdict,
-            f"{c.n_cases}" + (f" of {c.n_needed} needed" if c.n_needed else ""),
-        )
-        for c in decision.checks
-    ]
+    rows = [_row(check, decision.ratings is not None) for check in decision.checks]
     if rows:
         typer.echo(
             table(("metric", "baseline -> candidate", "difference", "must be", "verdict", "cases"), rows)
         )
+    if decision.ratings is not None:
+        typer.echo(f"  votes: {votes_in_words(registry, decision.ratings)}")
+    if decision.n_approvals:
+        typer.echo(f"  approvals: {approvals_in_words(registry, decision)}")
     for reason in decision.reasons:
         typer.echo(f"  {reason}")
     typer.echo(
         f"{decision.verdict}  {decision.public_name}: {short(decision.candidate)} against {short(decision.baseline)}, "
         f"gate {decision.gate}@{short(decision.gate_digest)}, decision {short(decision.digest())}"
     )
+
+
+def _row(check: Check, counted: bool) -> tuple[str, ...]:
+    """One line of the table; votes that are not all in show no number."""
+    n = f"{check.n_cases}" + (f" of {check.n_needed} needed" if check.n_needed else "")
+    if check.kind == "at_most":
+        share = f"{check.difference:.1f} % [{check.low:.1f}, {check.high:.1f}]"
+        return check.metric, f"{check.candidate:.1f}", share, f"< {check.threshold:g}", check.verdict, n
+    systems = f"{check.baseline:.1f} -> {check.candidate:.1f}"
+    difference = f"{check.difference:+.2f} [{check.low:+.2f}, {check.high:+.2f}]"
+    if check.metric == "win_rate" and not counted:
+        systems, difference = f"{check.baseline:.1f} -> ?", "not counted yet"
+    return check.metric, systems, difference, f"> {check.threshold:+g}", check.verdict, n

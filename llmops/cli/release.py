@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from llmops.cli.output import table
-from llmops.errors import CouldNotRun, ReleaseRefused
+from llmops.cli.output import progress, table
+from llmops.errors import ApprovalsMissing, CouldNotRun, ReleaseRefused
 from llmops.ledger import Event
-from llmops.records import Release
+from llmops.records import EngineSignature, Release
 from llmops.registry.adapters import Registry
 from llmops.registry.names import name_states
 from llmops.registry.releases import request_override, request_promotion, request_rollback
@@ -21,18 +21,43 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Move public
 
 ANSWER_TIMEOUT_S = 300.0
 POLL_S = 0.02
+WAIT_POLL_S = 0.25
 
 
 @app.command()
-def promote(name: Annotated[str, typer.Argument(help="The public name, as in the gate file.")]) -> None:
-    """Make the candidate of the newest decision the champion; without a passing decision it is refused."""
+def promote(
+    name: Annotated[str, typer.Argument(help="The public name, as in the gate file.")],
+    wait: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait for approvals that are missing, then go on.")
+    ] = 0.0,
+) -> None:
+    """Make the candidate of the newest decision the champion; refused without a PASS and its approvals (exit 3)."""
     from llmops.serving.server import running
 
     workspace = find_workspace()
     registry = Registry.of(workspace)
     serving = running(workspace)
-    event, release = request_promotion(registry, name, serving.engine if serving else None)
+    engine = serving.engine if serving else None
+    event, release = _promoted(registry, name, engine, time.monotonic() + wait)
     _settle(workspace, registry, event, release)
+
+
+def _promoted(
+    registry: Registry, name: str, engine: EngineSignature | None, deadline: float
+) -> tuple[Event, Release]:
+    """Ask for the promotion as soon as the newest decision has its approvals, or at `deadline` say what is missing."""
+    waiting_for = None
+    with progress(f"{name}") as report:
+        while True:
+            try:
+                return request_promotion(registry, name, engine, waiting_for)
+            except ApprovalsMissing as missing:
+                waiting_for = missing.decision
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise
+                report(0, 0, f"waits, {left:.0f} s more: {missing}")
+            time.sleep(min(WAIT_POLL_S, left))
 
 
 @app.command()

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from llmops.cli.consent import approvals_in_words, win_rate_in_words
 from llmops.cli.output import as_json
 from llmops.errors import LlmopsError
 from llmops.ledger import Event
@@ -26,7 +27,14 @@ def status(json: Annotated[bool, typer.Option("--json", help="Print it as JSON."
     states, damaged = readable_states(registry.store, registry.ledger.events(*RELEASE_KINDS))
     serving = _serving(workspace)
     routes = _routes(serving["url"]) if serving else {}
-    names = [_name(registry, state) | {"not_serving": routes.get(state.name)} for state in states.values()]
+    newest = _newest_decisions(registry)
+    for name in newest.keys() - states.keys() - damaged.keys():
+        states[name] = NameState(name)
+    names = [
+        _name(registry, state)
+        | {"not_serving": routes.get(state.name), "open_decision": _open_decision(registry, state, newest)}
+        for state in states.values()
+    ]
     state = {
         "workspace": str(workspace.root),
         "serving": serving,
@@ -65,6 +73,35 @@ def _unfinished(events: list[Event]) -> dict[str, str]:
     return {run: e.at for run, e in newest.items() if e.kind == "run.started"}
 
 
+def _newest_decisions(registry: Registry) -> dict[str, str]:
+    """By public name the digest of the newest decision about it."""
+    made = registry.ledger.events("decision.made")
+    return {str(e.body["public_name"]): str(e.body["decision"]) for e in made}
+
+
+def _open_decision(registry: Registry, state: NameState, newest: dict[str, str]) -> str | None:
+    """The newest decision in words, while no release stands on it: votes, approvals, and what comes next."""
+    digest = newest.get(state.name)
+    releases = [*state.history, *([state.pending[1]] if state.pending else [])]
+    if digest is None or digest in {release.decision for release in releases}:
+        return None
+    try:
+        decision = registry.store.get_record(Decision, digest)
+    except LlmopsError as error:
+        return f"BROKEN: {error}"
+    said = f"{decision.verdict} {short(digest)} about {_adapter(registry, decision.candidate)}"
+    return f"{said}{_people(registry, decision)}"
+
+
+def _people(registry: Registry, decision: Decision) -> str:
+    """What people said about a decision, to go behind what the metrics say; empty when nobody is asked."""
+    votes = win_rate_in_words(decision)
+    said = [votes] if votes else []
+    if decision.n_approvals:
+        said.append(f"approvals {approvals_in_words(registry, decision)}")
+    return "".join(f"; {part}" for part in said)
+
+
 def _name(registry: Registry, state: NameState) -> dict[str, Any]:
     champion = state.champion
     return {
@@ -85,10 +122,14 @@ def _name(registry: Registry, state: NameState) -> dict[str, Any]:
 
 
 def _model(registry: Registry, release: Release) -> str:
+    return _adapter(registry, release.adapter)
+
+
+def _adapter(registry: Registry, digest: str) -> str:
     try:
-        return registry.adapter(release.adapter).model_name
+        return registry.adapter(digest).model_name
     except LlmopsError:
-        return f"?@{short(release.adapter)}"
+        return f"?@{short(digest)}"
 
 
 def _evidence(registry: Registry, release: Release) -> str:
@@ -101,9 +142,12 @@ def _evidence(registry: Registry, release: Release) -> str:
         return "NONE: emergency override"
     decision = registry.store.get_record(Decision, release.decision)
     checks = ", ".join(
-        f"{c.metric} {c.difference:+.1f} [{c.low:+.1f}, {c.high:+.1f}]" for c in decision.checks
+        f"{c.metric} {c.difference:+.1f} [{c.low:+.1f}, {c.high:+.1f}]"
+        for c in decision.checks
+        if c.metric != "win_rate"
     )
-    return f"{decision.verdict} {short(release.decision)} against {short(decision.baseline)}: {checks}"
+    said = f"{decision.verdict} {short(release.decision)} against {short(decision.baseline)}: {checks}"
+    return said + _people(registry, decision)
 
 
 def _print(state: dict[str, Any]) -> None:
@@ -129,6 +173,7 @@ def _print(state: dict[str, Any]) -> None:
             ("NOT SERVING", "not_serving"),
             ("OVERRIDE", "override"),
             ("previous", "previous"),
+            ("decision", "open_decision"),
             ("waiting", "waiting"),
             ("refused", "refused"),
         ):

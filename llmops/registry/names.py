@@ -6,14 +6,18 @@ The truth is the ledger; the states here are folded from it and never stored.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from llmops.errors import InvalidEvidence
 from llmops.ledger import Anchor, Event, EventKind, Ledger
-from llmops.records import Release
+from llmops.records import Approval, Release
 from llmops.registry.adapters import Registry
-from llmops.store import Store
+from llmops.schema import short
+from llmops.store import Store, kind_of
 
+ANCHORED: tuple[type[Release | Approval], ...] = (Release, Approval)
+"""Records that carry the ledger's head out of the database."""
 RELEASE_KINDS: tuple[EventKind, ...] = ("release.requested", "release.activated", "release.refused")
 
 
@@ -118,11 +122,29 @@ def name_state(registry: Registry, name: str) -> NameState:
 
 
 def release_anchors(store: Store) -> list[Anchor]:
-    """The ledger heads that release records carry, for `Ledger.verify`."""
-    return [anchor_of(store.get_record(Release, digest)) for digest in store.digests("release_record")]
+    """The ledger heads that release and approval records carry, for `Ledger.verify`.
+
+    Raises:
+        InvalidEvidence: a record is gone or altered.
+    """
+    return [_anchor(store, cls, d) for cls in ANCHORED for d in store.digests(kind_of(cls))]
 
 
-def anchor_of(release: Release) -> Anchor:
-    """The ledger's head that one release record carries."""
-    source = f"the release of {release.public_name} at {release.created_at}"
-    return Anchor(release.ledger_seq, release.ledger_head, source)
+def readable_anchors(store: Store) -> list[Anchor]:
+    """`release_anchors` of the records that can be read; one that cannot stops its own name elsewhere."""
+    anchors = []
+    for cls in ANCHORED:
+        for digest in store.digests(kind_of(cls)):
+            with suppress(InvalidEvidence):
+                anchors.append(_anchor(store, cls, digest))
+    return anchors
+
+
+def _anchor(store: Store, cls: type[Release | Approval], digest: str) -> Anchor:
+    record = store.get_record(cls, digest)
+    what = (
+        f"the release of {record.public_name}"
+        if isinstance(record, Release)
+        else f"the approval of decision {short(record.decision)}"
+    )
+    return Anchor(record.ledger_seq, record.ledger_head, f"{what} at {record.created_at}")

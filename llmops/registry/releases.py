@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
 
-from llmops.errors import BadRequest, InvalidEvidence, ReleaseRefused
+from llmops.errors import ApprovalsMissing, BadRequest, InvalidEvidence, LlmopsError, ReleaseRefused
 from llmops.ledger import Event
+from llmops.ratings.frozen import verify_votes
 from llmops.records import AdapterRecord, Decision, EngineSignature, Release, Report
 from llmops.registry.adapters import Registry, require_name
+from llmops.registry.approvals import approvals_of, verify_approvals
 from llmops.registry.names import NameState, name_state
 from llmops.schema import short
 from llmops.settings import now
@@ -21,40 +25,69 @@ from llmops.store import Store
 # ---------------------------------------------------------------- requests
 
 
-def request_promotion(registry: Registry, name: str, engine: EngineSignature | None) -> tuple[Event, Release]:
+def request_promotion(
+    registry: Registry, name: str, engine: EngineSignature | None, decision: str | None = None
+) -> tuple[Event, Release]:
     """Ask for the candidate of the newest decision about `name` to become its champion.
 
-    `engine` is what serves now, None when nothing does (the gateway checks again when it starts).
+    `engine` is what serves now, None when nothing does (the gateway checks again when it starts). `decision` (digest)
+    is the one to act on, for who has waited for its approvals: it must be the newest still.
 
     Raises:
         ReleaseRefused: no decision, one that is not PASS, or one that no longer fits the champion or the engine.
+        ApprovalsMissing: it passes, and fewer people than its gate asks for have approved it.
         InvalidEvidence: a file or record of the evidence is missing or was altered.
     """
     require_name(name)
     state = name_state(registry, name)
-    decisions = [e for e in registry.ledger.events("decision.made") if e.body["public_name"] == name]
-    if not decisions:
-        raise ReleaseRefused(f"release {name}: no gate decision; run `llmops eval`, then `llmops gate check`")
-    digest = str(decisions[-1].body["decision"])
-    decision = registry.store.get_record(Decision, digest)
-    if state.champion_adapter == decision.candidate and not _measured_anew(registry, state, decision):
-        raise BadRequest(
-            f"release {name}: {short(decision.candidate)} is the champion already; nothing to do"
+    digest = _newest_decision(registry, name)
+    if decision not in (None, digest):
+        raise ReleaseRefused(
+            f"release {name}: decision {short(digest)} is newer than {short(str(decision))}; see `llmops gate show`"
         )
-    require_passing(decision, name)
-    require_same_baseline(decision, state)
+    found = registry.store.get_record(Decision, digest)
+    if state.champion_adapter == found.candidate and not _measured_anew(registry, state, found):
+        raise BadRequest(f"release {name}: {short(found.candidate)} is the champion already; nothing to do")
+    require_passing(found, name)
+    require_same_baseline(found, state)
     if engine is not None:
-        require_same_engine(decision, engine, name)
-    release = _new_release(registry, state, "promote", decision.candidate, digest, None)
-    verify_release(registry, release)
-    return _request(registry, state, release), release
+        require_same_engine(found, engine, name)
+    approvals = _required_approvals(registry, found, name)
+    return _request(registry, state, _Move("promote", found.candidate, digest, approvals))
+
+
+def _newest_decision(registry: Registry, name: str) -> str:
+    made = [e for e in registry.ledger.events("decision.made") if e.body["public_name"] == name]
+    if not made:
+        raise ReleaseRefused(f"release {name}: no gate decision; run `llmops eval`, then `llmops gate check`")
+    return str(made[-1].body["decision"])
+
+
+def _required_approvals(registry: Registry, decision: Decision, name: str) -> tuple[str, ...]:
+    """Digests of the first approvals of a decision, as many as its gate asks for."""
+    digest = decision.digest()
+    given = approvals_of(registry, digest) if decision.n_approvals else []
+    if len(given) < decision.n_approvals:
+        names = ", ".join(approval.approver for approval in given)
+        raise ApprovalsMissing(
+            f"release {name}: decision {short(digest)} has {len(given)} of {decision.n_approvals} approvals"
+            f"{f' ({names})' if names else ''}; {'another person runs' if names else 'run'} "
+            f"`llmops approve {short(digest)}`",
+            digest,
+        )
+    return tuple(approval.digest() for approval in given[: decision.n_approvals])
 
 
 def _measured_anew(registry: Registry, state: NameState, decision: Decision) -> bool:
-    """Whether a decision about the champion itself says something new: it had none, or one about another engine."""
-    if state.champion is None or state.champion.decision is None:
+    """Whether a decision about the champion itself says something new: it had none, a broken one, or another engine."""
+    champion = state.champion
+    if champion is None or champion.decision is None:
         return True
-    return registry.store.get_record(Decision, state.champion.decision).engine != decision.engine
+    try:
+        verify_release(registry, champion)
+    except LlmopsError:
+        return True  # evidence that was lost is made good by new evidence, which is checked before the name moves
+    return registry.store.get_record(Decision, champion.decision).engine != decision.engine
 
 
 def request_rollback(registry: Registry, name: str, reason: str | None) -> tuple[Event, Release]:
@@ -69,9 +102,8 @@ def request_rollback(registry: Registry, name: str, reason: str | None) -> tuple
             f"release {name}: no earlier release to roll back to; `llmops status` shows the history"
         )
     back = state.previous
-    release = _new_release(registry, state, "rollback", back.adapter, back.decision, reason or back.reason)
-    verify_release(registry, release)
-    return _request(registry, state, release), release
+    move = _Move("rollback", back.adapter, back.decision, back.approvals, reason or back.reason)
+    return _request(registry, state, move)
 
 
 def request_override(
@@ -87,32 +119,38 @@ def request_override(
         raise BadRequest(
             f"release {name}: an override needs a reason of at least 10 characters (found {reason!r})"
         )
-    state = name_state(registry, name)
-    release = _new_release(registry, state, "override", adapter.adapter, None, reason.strip())
-    verify_release(registry, release)
-    return _request(registry, state, release), release
+    move = _Move("override", adapter.adapter, reason=reason.strip())
+    return _request(registry, name_state(registry, name), move)
 
 
-def _new_release(
-    registry: Registry, state: NameState, kind: str, adapter: str, decision: str | None, reason: str | None
-) -> Release:
+@dataclass(frozen=True)
+class _Move:
+    """What a release points a name at, and what it stands on."""
+
+    kind: Literal["promote", "rollback", "override"]
+    adapter: str
+    decision: str | None = None
+    approvals: tuple[str, ...] = ()
+    reason: str | None = None
+
+
+def _request(registry: Registry, state: NameState, move: _Move) -> tuple[Event, Release]:
+    """Write the release down and ask the gateway for it, once everything it stands on is checked."""
     seq, head = registry.ledger.head()
-    return Release(
+    release = Release(
         public_name=state.name,
-        kind=kind,  # type: ignore[arg-type]
-        adapter=adapter,
+        kind=move.kind,
+        adapter=move.adapter,
         replaces=state.champion_adapter,
-        decision=decision,
-        approvals=(),
-        reason=reason,
+        decision=move.decision,
+        approvals=move.approvals,
+        reason=move.reason,
         requested_by=getpass.getuser(),
         ledger_seq=seq,
         ledger_head=head,
         created_at=now(),
     )
-
-
-def _request(registry: Registry, state: NameState, release: Release) -> Event:
+    verify_release(registry, release)
     if state.pending is not None:
         waiting = state.pending[1]
         raise BadRequest(
@@ -121,7 +159,7 @@ def _request(registry: Registry, state: NameState, release: Release) -> Event:
         )
     digest = registry.store.put_record(release)
     body = {"public_name": state.name, "release": digest, "kind": release.kind, "adapter": release.adapter}
-    return registry.ledger.append("release.requested", body)
+    return registry.ledger.append("release.requested", body), release
 
 
 # ---------------------------------------------------------------- what must hold
@@ -131,7 +169,8 @@ def verify_release(registry: Registry, release: Release) -> AdapterRecord:
     """Check everything a release stands on, byte by byte; returns the adapter's record.
 
     Raises:
-        InvalidEvidence: adapter, decision, report or completions are missing or were altered.
+        InvalidEvidence: adapter, decision, report, completions, votes, ratings or approvals are missing, were altered,
+            or do not belong together.
         ReleaseRefused: the decision does not pass, or is about another adapter.
     """
     where = f"release {release.public_name}"
@@ -147,6 +186,9 @@ def verify_release(registry: Registry, release: Release) -> AdapterRecord:
                     f"{where}: the decision is about {short(decision.candidate)}, not {short(release.adapter)}"
                 )
             _verify_reports(registry.store, decision.reports)
+            if decision.ratings is not None:
+                verify_votes(registry.store, registry.ledger, decision.ratings)
+            verify_approvals(registry, release.approvals, decision)
         elif release.kind == "promote" or not release.reason:
             raise ReleaseRefused(
                 f"{where}: carries neither a decision nor an override's reason; promote it again"

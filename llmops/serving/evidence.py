@@ -5,14 +5,13 @@ Everything here blocks; the gateway runs it in threads.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 
 from llmops.errors import InvalidEvidence, ReleaseRefused
-from llmops.ledger import Anchor, Event
+from llmops.ledger import Event
 from llmops.records import AdapterRecord, Decision, EngineSignature, Release
 from llmops.registry.adapters import Registry
-from llmops.registry.names import RELEASE_KINDS, NameState, anchor_of, readable_states
+from llmops.registry.names import RELEASE_KINDS, NameState, readable_anchors, readable_states
 from llmops.registry.releases import require_same_baseline, require_same_engine, verify_release
 from llmops.schema import short
 
@@ -44,7 +43,7 @@ def replay(registry: Registry) -> Replay:
     """Check the ledger's chain and fold it by name: a damaged release stops its own name only."""
     fault = None
     try:
-        registry.ledger.verify(_anchors(registry))
+        registry.ledger.verify(readable_anchors(registry.store))
     except InvalidEvidence as error:
         fault = str(error)
     events = registry.ledger.events(*RELEASE_KINDS)
@@ -60,15 +59,6 @@ def replay(registry: Registry) -> Replay:
         e for e in events if e.kind == "release.requested" and e.body["release"] not in answered
     )
     return Replay(states, broken, unanswered, fault, events[-1].seq if events else 0)
-
-
-def _anchors(registry: Registry) -> list[Anchor]:
-    """The ledger heads in all release records that can be read; one that cannot stops its own name elsewhere."""
-    anchors = []
-    for digest in registry.store.digests("release_record"):
-        with suppress(InvalidEvidence):
-            anchors.append(anchor_of(registry.store.get_record(Release, digest)))
-    return anchors
 
 
 def check_champion(registry: Registry, release: Release, engine: EngineSignature) -> AdapterRecord:
