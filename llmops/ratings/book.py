@@ -7,7 +7,9 @@ event in one transaction, so what the page calls saved is durable and in the cha
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
@@ -17,7 +19,7 @@ from sqlalchemy import Connection, func, select, update
 from llmops.db import ratings, showings, writing
 from llmops.errors import BadRequest
 from llmops.ledger import Ledger, append_event
-from llmops.ratings.campaigns import is_closed, load_items
+from llmops.ratings.campaigns import closed_in, is_closed, load_items
 from llmops.records import Campaign, Choice, Item, Rating
 from llmops.settings import now
 from llmops.store import Store
@@ -51,6 +53,18 @@ class Standing:
     n_mine: int
 
 
+@dataclass(frozen=True)
+class _Answers:
+    """The live ratings at one moment: votes an item, items a rater, and which pairs of both are answered."""
+
+    votes: Counter[str]
+    answered: frozenset[tuple[str, str]]  # (item, rater), skips too
+
+    def by(self, rater: str) -> set[str]:
+        """Items this rater rated or skipped."""
+        return {item for item, who in self.answered if who == rater}
+
+
 class RatingBook:
     """The showings and ratings of one campaign."""
 
@@ -65,23 +79,24 @@ class RatingBook:
     def next(self, rater: str) -> Showing | None:
         """The next item for a rater, its sides drawn and kept; None when there is none left for them.
 
-        A rater who was shown an item and did not answer gets the same showing again, so reloading a page changes
-        nothing. Otherwise: of the items they have not rated and that lack votes, the one with the fewest votes and open
-        showings, in the campaign's order.
+        A rater who was shown an item and did not answer gets the same showing again, sides and all, so reloading a page
+        changes nothing; after `LEASE_S` only while the item still lacks votes. Otherwise: of the items they have not
+        rated and that lack votes, the one with the fewest votes and open showings, in the campaign's order.
 
         Raises:
             BadRequest: no usable rater name, or the campaign is closed.
             StoreError: the database did not take it.
         """
-        require_rater(rater)
-        self._require_open()
+        rater = require_rater(rater)
         with writing(self._ledger.engine) as connection:
-            mine = {r.item for r in self._live(connection) if r.rater == rater}
-            waiting = self._open_showings(connection)
-            for row in reversed(waiting):
-                if row.rater == rater and row.item not in mine and row.item in self._by_digest:
-                    return Showing(row.id, self._by_digest[row.item], row.left)
-            item = self._choose(connection, rater, mine, waiting)
+            self._require_open(connection)
+            answers = self._answers(connection)
+            load = answers.votes + self._leases(connection, answers, rater)
+            showing = self._waiting(connection, rater, answers.by(rater), load)
+            if showing is not None:
+                connection.execute(update(showings).where(showings.c.id == showing.id).values(at=now()))
+                return showing
+            item = self._choose(answers.by(rater), load)
             if item is None:
                 return None
             showing = Showing(secrets.token_hex(16), item, secrets.randbelow(2))
@@ -103,15 +118,21 @@ class RatingBook:
         """
         if choice not in CHOICES:
             raise BadRequest(f"rating: {choice!r} is not an answer; give one of {', '.join(CHOICES)}")
-        self._require_open()
         with writing(self._ledger.engine) as connection:
             row = connection.execute(select(showings).where(showings.c.id == showing)).one_or_none()
             if row is None or row.campaign != self._digest:
                 raise BadRequest(f"rating: showing {showing!r} is not of this campaign; reload the page")
-            before = [r for r in self._live(connection) if (r.item, r.rater) == (row.item, row.rater)]
-            if before and (before[0].showing, before[0].choice) == (showing, choice):
-                return before[0]
-            return self._write(connection, row, choice, before[0] if before else None)
+            same = (
+                ratings.c.campaign == self._digest,
+                ratings.c.item == row.item,
+                ratings.c.rater == row.rater,
+            )
+            before = next(iter(_read(connection, *same, ratings.c.live)), None)
+            # Before the campaign is asked: whoever repeats a saved answer must hear that it is saved.
+            if before and (before.showing, before.choice) == (showing, choice):
+                return before
+            self._require_open(connection)
+            return self._write(connection, row, choice, before)
 
     def shown(self, showing: str, rater: str) -> Showing:
         """A showing of this rater's again, to look at or change the answer.
@@ -119,13 +140,14 @@ class RatingBook:
         Raises:
             BadRequest: there is no such showing, or it is another rater's.
         """
+        rater = require_rater(rater)
         with self._ledger.engine.connect() as connection:
             row = connection.execute(select(showings).where(showings.c.id == showing)).one_or_none()
         if row is None or (row.campaign, row.rater) != (self._digest, rater):
             raise BadRequest(
                 f"rating: showing {showing!r} is not of this campaign and rater; reload the page"
             )
-        return Showing(row.id, self._by_digest[row.item], row.left)
+        return self._showing(row)
 
     def ratings(self) -> list[Rating]:
         """All ratings of the campaign, superseded ones too, by number."""
@@ -139,24 +161,51 @@ class RatingBook:
     def standing(self, rater: str | None = None) -> Standing:
         """How far the campaign is, and how many items this rater rated or skipped."""
         with self._ledger.engine.connect() as connection:
-            rows = self._live(connection)
-        votes = _count(r.item for r in rows if r.choice != "skip")
-        n_full = sum(votes.get(digest, 0) >= self.campaign.votes_per_item for digest in self._by_digest)
-        return Standing(len(self._items), n_full, sum(r.rater == rater for r in rows))
+            answers = self._answers(connection)
+        n_full = sum(answers.votes[digest] >= self.campaign.votes_per_item for digest in self._by_digest)
+        n_mine = len(answers.by(require_rater(rater))) if rater else 0
+        return Standing(len(self._items), n_full, n_mine)
+
+    def settled(self) -> bool:
+        """Whether votes may be looked at without choosing when to stop: every item has its votes, or it is closed."""
+        # Closing is asked first: what is closed gets no votes after that.
+        if is_closed(self._ledger, self._digest):
+            return True
+        standing = self.standing()
+        return standing.n_full == standing.n_items
 
     # ------------------------------------------------------------ inside a transaction
 
-    def _choose(
-        self, connection: Connection, rater: str, mine: set[str], waiting: Sequence[Any]
-    ) -> Item | None:
-        votes = _count(r.item for r in self._live(connection) if r.choice != "skip")
-        answered = {(r.item, r.rater) for r in self._live(connection)}
-        leases = _count(
-            row.item for row in waiting if row.rater != rater and (row.item, row.rater) not in answered
+    def _answers(self, connection: Connection) -> _Answers:
+        query = select(ratings.c.item, ratings.c.rater, ratings.c.choice)
+        rows = connection.execute(query.where(ratings.c.campaign == self._digest, ratings.c.live)).all()
+        votes = Counter(item for item, _, choice in rows if choice != "skip")
+        return _Answers(votes, frozenset((item, rater) for item, rater, _ in rows))
+
+    def _leases(self, connection: Connection, answers: _Answers, rater: str) -> Counter[str]:
+        """How many others look at each item now."""
+        query = select(showings.c.item, showings.c.rater).where(
+            showings.c.campaign == self._digest, showings.c.at > _lease_start(), showings.c.rater != rater
         )
-        load = {digest: votes.get(digest, 0) + leases.get(digest, 0) for digest in self._by_digest}
-        free = [d for d in self._by_digest if d not in mine and load[d] < self.campaign.votes_per_item]
-        return self._by_digest[min(free, key=load.__getitem__)] if free else None
+        found = {(item, who) for item, who in connection.execute(query)}
+        return Counter(item for item, _ in found - answers.answered)
+
+    def _waiting(
+        self, connection: Connection, rater: str, done: set[str], load: Mapping[str, int]
+    ) -> Showing | None:
+        """What this rater was shown and has not answered: while it is theirs, or may be again."""
+        query = select(showings).where(showings.c.campaign == self._digest, showings.c.rater == rater)
+        since = _lease_start()
+        for row in connection.execute(query.order_by(showings.c.at.desc())):
+            lacks_votes = load.get(row.item, 0) < self.campaign.votes_per_item
+            if row.item not in done and (row.at > since or lacks_votes):
+                return self._showing(row)
+        return None
+
+    def _choose(self, done: set[str], load: Mapping[str, int]) -> Item | None:
+        limit = self.campaign.votes_per_item
+        free = [d for d in self._by_digest if d not in done and load.get(d, 0) < limit]
+        return self._by_digest[min(free, key=lambda d: load.get(d, 0))] if free else None
 
     def _write(self, connection: Connection, row: Any, choice: str, before: Rating | None) -> Rating:
         number = (connection.execute(select(func.max(ratings.c.number))).scalar() or 0) + 1
@@ -171,39 +220,34 @@ class RatingBook:
         append_event(connection, "rating.given", body)
         return rating
 
-    def _live(self, connection: Connection) -> list[Rating]:
-        return _read(connection, ratings.c.campaign == self._digest, ratings.c.live)
+    def _showing(self, row: Any) -> Showing:
+        return Showing(row.id, self._by_digest[row.item], row.left)
 
-    def _open_showings(self, connection: Connection) -> Sequence[Any]:
-        since = datetime.now(UTC) - timedelta(seconds=LEASE_S)
-        text = since.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        query = select(showings).where(showings.c.campaign == self._digest, showings.c.at > text)
-        return connection.execute(query.order_by(showings.c.at)).all()
-
-    def _require_open(self) -> None:
-        if is_closed(self._ledger, self._digest):
+    def _require_open(self, connection: Connection) -> None:
+        # Under the write lock: a campaign that is closed meanwhile has no rating after its end.
+        if closed_in(connection, self._digest):
             raise BadRequest(f"campaign {self.campaign.name}: is closed; it takes no more ratings")
 
 
-def require_rater(rater: str) -> None:
-    """Refuse what cannot be a rater's name.
+def require_rater(rater: str) -> str:
+    """A rater's name without spaces around it and in one Unicode form, so that one person is one rater.
 
     Raises:
         BadRequest: empty, longer than 128 characters, or not printable.
     """
-    if not rater.strip() or len(rater) > MAX_RATER_CHARACTERS or not rater.isprintable():
+    name = unicodedata.normalize("NFC", rater.strip())
+    if not name or len(name) > MAX_RATER_CHARACTERS or not name.isprintable():
         raise BadRequest(
             f"rater {rater[:40]!r}: give a name of 1 to {MAX_RATER_CHARACTERS} printable characters"
         )
+    return name
+
+
+def _lease_start() -> str:
+    since = datetime.now(UTC) - timedelta(seconds=LEASE_S)
+    return since.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _read(connection: Connection, *where: Any) -> list[Rating]:
     rows = connection.execute(select(ratings).where(*where).order_by(ratings.c.number)).mappings()
     return [Rating(**{k: v for k, v in row.items() if k not in ("digest", "live")}) for row in rows]
-
-
-def _count(values: Any) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for value in values:
-        counts[value] = counts.get(value, 0) + 1
-    return counts

@@ -5,18 +5,33 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from sqlalchemy import Connection, select
+
+from llmops.db import events, writing
 from llmops.errors import BadRequest, InvalidEvidence
-from llmops.ledger import Ledger
-from llmops.records import Campaign, Item, Message
+from llmops.ledger import Ledger, append_event
+from llmops.records import Campaign, Dropped, Item, Message
 from llmops.schema import canonical_json, short
 from llmops.store import Store
 
 ITEMS_FILE = "items.jsonl"
+DROPPED_FILE = "dropped.jsonl"
 
 
-def put_items(store: Store, items: Sequence[Item]) -> str:
-    """Freeze items in their order; returns the digest of the stored files (kind `items`)."""
-    return store.put_files("items", {ITEMS_FILE: b"".join(_line(item) + b"\n" for item in items)})
+def put_items(store: Store, items: Sequence[Item], dropped: Sequence[Dropped] = ()) -> str:
+    """Freeze items in their order, and what became no item; returns the digest of the stored files (kind `items`).
+
+    Raises:
+        ValueError: two items have one prompt and the same answers, so that votes could not be told apart.
+    """
+    if len({item.digest for item in items}) != len(items):
+        raise ValueError("items: one stands there twice")
+    lost = (canonical_json({"source": d.source, "reason": d.reason}) for d in dropped)
+    files = {
+        ITEMS_FILE: b"".join(_line(item) + b"\n" for item in items),
+        DROPPED_FILE: b"".join(line + b"\n" for line in lost),
+    }
+    return store.put_files("items", files)
 
 
 def open_campaign(store: Store, ledger: Ledger, campaign: Campaign) -> str:
@@ -29,13 +44,22 @@ def open_campaign(store: Store, ledger: Ledger, campaign: Campaign) -> str:
 
 def close_campaign(ledger: Ledger, campaign: Campaign) -> None:
     """Take no more ratings for a campaign; closing twice changes nothing."""
-    if not is_closed(ledger, campaign.digest()):
-        ledger.append("campaign.closed", {"campaign": campaign.digest(), "name": campaign.name})
+    digest = campaign.digest()
+    with writing(ledger.engine) as connection:
+        if not closed_in(connection, digest):
+            append_event(connection, "campaign.closed", {"campaign": digest, "name": campaign.name})
 
 
 def is_closed(ledger: Ledger, digest: str) -> bool:
     """Whether the campaign takes no more ratings."""
-    return any(e.body["campaign"] == digest for e in ledger.events("campaign.closed"))
+    with ledger.engine.connect() as connection:
+        return closed_in(connection, digest)
+
+
+def closed_in(connection: Connection, digest: str) -> bool:
+    """Whether the campaign takes no more ratings, as this transaction sees it."""
+    bodies = connection.execute(select(events.c.body).where(events.c.kind == "campaign.closed")).scalars()
+    return any(json.loads(body)["campaign"] == digest for body in bodies)
 
 
 def campaigns(store: Store, ledger: Ledger) -> list[Campaign]:

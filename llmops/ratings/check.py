@@ -2,72 +2,106 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
-from llmops.db import ratings, showings
+from sqlalchemy import Connection, Engine, RowMapping, select
+
+from llmops.db import events, ratings, showings
 from llmops.errors import InvalidEvidence
-from llmops.ledger import Event, Ledger
+from llmops.ledger import Ledger
 from llmops.records import Campaign, Rating
-from llmops.schema import short
+from llmops.schema import JsonDict, short
 from llmops.store import Store
 
 
 def verify_ratings(store: Store, ledger: Ledger, campaign: str | None = None) -> int:
     """Compare every rating, its showing and its campaign's items with the ledger; returns how many ratings there are.
 
-    `campaign` (a digest) checks that campaign's alone: damage to another's must not stop what rests on this one.
+    People may go on rating meanwhile. `campaign` (a digest) checks that campaign's alone: damage to another's must not
+    stop what rests on this one.
 
     Raises:
         InvalidEvidence: names the first rating that was edited, whose side was swapped, that is missing, or that the
             ledger does not know; or the campaign whose items were altered.
     """
-    events = ledger.events("rating.given")
-    given = {int(e.body["number"]): e for e in events if campaign in (None, e.body["campaign"])}
-    with ledger.engine.connect() as connection:
+    with _one_moment(ledger.engine) as connection:
+        given = _given(connection, campaign)
         found = _rows(connection, campaign)
-        sides = {row.id: row for row in connection.execute(select(showings))}
-    superseded = {rating.supersedes for rating, _, _ in found.values()}
-    for number in sorted(given.keys() | found.keys()):
-        if number not in found:
-            raise InvalidEvidence(f"ratings: #{number} is missing from the database; restore it")
-        rating, said, alive = found[number]
-        if number not in given:
-            raise InvalidEvidence(
-                f"ratings: #{number} is not in the ledger; it was not given on the page, remove it"
-            )
-        _require_same(rating, said, given[number])
-        shown = sides.get(rating.showing)
-        if shown is None or (shown.campaign, shown.item, shown.rater, shown.left) != (
-            rating.campaign, rating.item, rating.rater, rating.left
-        ):  # fmt: skip
+        query = select(showings.c.id, showings.c.campaign, showings.c.item, showings.c.rater, showings.c.left)
+        sides = {row.id: tuple(row[1:]) for row in connection.execute(query)}
+    _require_complete(given, found)
+    superseded = {row.rating.supersedes for row in found.values()}
+    for number, row in found.items():
+        _require_same(row, given[number])
+        rating = row.rating
+        if sides.get(rating.showing) != (rating.campaign, rating.item, rating.rater, rating.left):
             raise InvalidEvidence(
                 f"ratings: the showing of #{number} was changed (sides, item or rater); restore the database"
             )
-        if alive == (rating.digest in superseded):
+        if row.live == (rating.digest in superseded):
             raise InvalidEvidence(f"ratings: whether #{number} counts was changed; restore the database")
     opened = {str(e.body["campaign"]) for e in ledger.events("campaign.opened")}
-    for digest in opened & ({campaign} if campaign else opened):
+    for digest in sorted(opened & ({campaign} if campaign else opened)):
         store.verify("items", store.get_record(Campaign, digest).items)
     return len(found)
 
 
-def _rows(connection: Connection, campaign: str | None) -> dict[int, tuple[Rating, str, bool]]:
-    found = {}
+@dataclass(frozen=True)
+class _Row:
+    """A rating as its row spells it, and the digest and standing that the row claims."""
+
+    rating: Rating
+    digest: str
+    live: bool
+
+
+@contextmanager
+def _one_moment(engine: Engine) -> Iterator[Connection]:
+    """A connection that sees ratings and events as of one moment, whoever writes in between."""
+    with engine.connect() as connection:
+        if connection.dialect.name == "postgresql":
+            # SQLite's transactions read one state anyway; here each statement would see a newer one.
+            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield connection
+
+
+def _given(connection: Connection, campaign: str | None) -> dict[int, JsonDict]:
+    """What the ledger says of each rating, with its event's number, by the rating's number."""
+    query = select(events.c.seq, events.c.body).where(events.c.kind == "rating.given")
+    bodies = ({**json.loads(body), "seq": seq} for seq, body in connection.execute(query))
+    return {int(body["number"]): body for body in bodies if campaign in (None, body["campaign"])}
+
+
+def _rows(connection: Connection, campaign: str | None) -> dict[int, _Row]:
     query = select(ratings).order_by(ratings.c.number)
     if campaign is not None:
         query = query.where(ratings.c.campaign == campaign)
-    for row in connection.execute(query).mappings():
-        fields = {k: v for k, v in row.items() if k not in ("digest", "live")}
-        found[int(row["number"])] = (Rating(**fields), str(row["digest"]), bool(row["live"]))
-    return found
+    return {int(row["number"]): _row(row) for row in connection.execute(query).mappings()}
 
 
-def _require_same(rating: Rating, said: str, event: Event) -> None:
-    body = event.body
-    if rating.digest != said or said != body["rating"] or (rating.campaign, rating.item) != (
-        body["campaign"], body["item"]
+def _row(row: RowMapping) -> _Row:
+    fields = {k: v for k, v in row.items() if k not in ("digest", "live")}
+    return _Row(Rating(**fields), str(row["digest"]), bool(row["live"]))
+
+
+def _require_complete(given: dict[int, JsonDict], found: dict[int, _Row]) -> None:
+    for number in sorted(given.keys() ^ found.keys()):
+        if number in given:
+            raise InvalidEvidence(f"ratings: #{number} is missing from the database; restore it")
+        raise InvalidEvidence(
+            f"ratings: #{number} is not in the ledger; it was not given on the page, remove it"
+        )
+
+
+def _require_same(row: _Row, said: JsonDict) -> None:
+    rating = row.rating
+    if not (rating.digest == row.digest == said["rating"]) or (rating.campaign, rating.item) != (
+        said["campaign"], said["item"]
     ):  # fmt: skip
         raise InvalidEvidence(
-            f"ratings: #{rating.number} was changed after it was given (event {event.seq}, "
-            f"{short(str(body['rating']))}); restore the database"
+            f"ratings: #{rating.number} was changed after it was given (event {said['seq']}, "
+            f"{short(str(said['rating']))}); restore the database"
         )
