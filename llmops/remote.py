@@ -73,6 +73,10 @@ class Remote:
     def put(self, kind: str, digest: str, folder: Path) -> None:
         """Write the artifact in `folder`; what is there already gets its manifest again, and is young again."""
         with self._reaching("writing"):
+            if self._protocol not in PUT_IS_ATOMIC and not self._fs.exists(self._root):
+                raise StoreError(
+                    f"store {self.url}: is not there; mount or create it"
+                )  # never beside the mount
             if not self.has(kind, digest):
                 self._put(kind, digest, folder, [p for p in _files_of(folder) if p != MANIFEST])
             self._put(kind, digest, folder, [MANIFEST])

@@ -80,9 +80,8 @@ class Store:
 
     def kinds(self) -> list[str]:
         """All kinds of which something is stored, sorted."""
-        local = [p.name for p in self.root.iterdir() if p.is_dir()] if self.root.is_dir() else []
-        remote = self.remote.kinds() if self.remote else []
-        return sorted({name for name in (*local, *remote) if not name.startswith(".")})
+        local = [p.name for p in self.root.iterdir() if p.name != STAGING] if self.root.is_dir() else []
+        return sorted({*local, *(self.remote.kinds() if self.remote else ())})
 
     def digests(self, kind: str) -> list[str]:
         """All digests of one kind, sorted; those in the cache alone too."""
