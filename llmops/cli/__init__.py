@@ -15,6 +15,7 @@ import typer
 from llmops import __version__
 from llmops.cli import (
     adapter,
+    approve,
     base,
     data,
     evaluate,
@@ -25,6 +26,7 @@ from llmops.cli import (
     release,
     serve,
     status,
+    upkeep,
 )
 from llmops.errors import EXIT_COULD_NOT_RUN, LlmopsError
 
@@ -47,10 +49,12 @@ app.command("serve")(serve.serve)
 app.command("stop")(serve.stop)
 app.command("eval")(evaluate.evaluate)
 app.add_typer(gate.app, name="gate")
+app.command("approve")(approve.approve)
 app.add_typer(release.app, name="release")
 app.add_typer(ledger.app, name="ledger")
 app.command("status")(status.status)
 app.command("quickstart")(quickstart.quickstart)
+app.command("init")(upkeep.init)
 
 
 def _version(wanted: bool) -> None:

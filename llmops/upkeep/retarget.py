@@ -1,0 +1,121 @@
+"""What changes in each of the shipped YAML files when a workspace is made of a user's own rows, or of another base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import yaml
+
+from llmops.data.config import Limits
+from llmops.upkeep.own_rows import Shape
+from llmops.upkeep.rewrite import renamed, with_block, with_values, without_example_comments
+
+COMMAND = "# llmops "
+"""How the first line of a file begins that llmops runs."""
+DEFAULT_MODEL_TOKENS = 2048  # what the shipped profiles serve at once
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """A user's rows: what the dataset is called, its files in `data/`, and what may be dropped while training."""
+
+    name: str
+    files: tuple[str, ...]
+    licence: str
+    drop_too_long_frac: float
+
+
+@dataclass(frozen=True)
+class Change:
+    """What the shipped files are changed to; `base_model` None leaves the shipped one."""
+
+    own: OwnData
+    shape: Shape
+    base_model: str | None
+
+    @property
+    def model_tokens(self) -> int:
+        """Tokens of prompt and answer together that are served: more than shipped when the rows are longer."""
+        return max(DEFAULT_MODEL_TOKENS, -(-self.shape.usual_tokens // 1024) * 1024)
+
+    @property
+    def row_tokens(self) -> int:
+        """Longest row in tokens that is trained on; none is longer, unless the rows are very long."""
+        return min(self.shape.most_tokens, self.model_tokens)
+
+
+def is_config(text: str) -> bool:
+    """Whether a file is one that llmops runs: its first line is the command."""
+    return text.startswith(COMMAND)
+
+
+def with_base(text: str, path: PurePosixPath, base_model: str) -> str:
+    """A shipped file with another base model; files that name none stay as they are."""
+    if path.parts[0] in ("recipes", "serving") and "base_model" in yaml.safe_load(text):
+        return with_values(text, {"base_model": base_model}, str(path))
+    return text
+
+
+def retarget(text: str, path: PurePosixPath, change: Change) -> str:
+    """A shipped file as the user's own; `path` is the shipped one, relative to the workspace.
+
+    Raises:
+        CouldNotRun: the file has not the settings that must change (a fault of what is shipped).
+    """
+    if path.parts[0] != "serving":  # engines do not depend on the data
+        text = without_example_comments(text)
+    text = renamed(text, change.own.name)
+    if change.base_model is not None:
+        text = with_base(text, path, change.base_model)
+    edit = _EDITS.get(path.parent.as_posix())
+    return edit(text, str(path), change) if edit else text
+
+
+def _data(text: str, where: str, change: Change) -> str:
+    own, pools = change.own, change.shape.pools
+    blocks: Mapping[str, object] = {
+        "licence": own.licence,
+        "origin": "rows of " + ", ".join(own.files),
+        "source": {"kind": "files", "paths": own.files},
+        "pools": {"train": pools.train, "rate": pools.rate, "gate": pools.gate},
+        "limits": Limits().model_dump(),
+        "drop_budget_frac": 0,
+    }
+    for key, value in blocks.items():
+        text = with_block(text, key, value, where)
+    return text
+
+
+def _recipe(text: str, where: str, change: Change) -> str:
+    shipped = yaml.safe_load(text)
+    values: dict[str, object] = {
+        "max_tokens": change.row_tokens,
+        "drop_budget_frac": change.own.drop_too_long_frac,
+    }
+    if shipped["method"]["kind"] == "sft":
+        values["n_steps"] = change.shape.n_steps(shipped["n_steps"], shipped["batch"]["per_device"])
+    return with_values(text, values, where)
+
+
+def _suite(text: str, where: str, change: Change) -> str:
+    return with_values(text, {"max_tokens": change.shape.answer_tokens}, where)
+
+
+def _gate(text: str, where: str, change: Change) -> str:
+    shipped = int(yaml.safe_load(text)["min_cases"])
+    return with_values(text, {"min_cases": min(shipped, change.shape.min_cases)}, where)
+
+
+def _profile(text: str, where: str, change: Change) -> str:
+    return with_values(text, {"max_model_tokens": change.model_tokens}, where)
+
+
+_EDITS: dict[str, Callable[[str, str, Change], str]] = {
+    "data": _data,
+    "recipes": _recipe,
+    "evals/suites": _suite,
+    "evals/gates": _gate,
+    "serving": _profile,
+}

@@ -1,0 +1,30 @@
+"""Every YAML file of a workspace, loaded by the part of the program that reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llmops.data import DataConfig
+from llmops.evals.gate import load_gate
+from llmops.evals.suite import SuiteConfig
+from llmops.serving.profile import load_profile
+from llmops.settings import find_workspace, load_yaml
+from llmops.train.recipe import load_recipe
+
+READERS = {
+    "data": lambda path: load_yaml(path, DataConfig),
+    "recipes": load_recipe,
+    "serving": load_profile,
+    "evals/suites": lambda path: load_yaml(path, SuiteConfig),
+    "evals/gates": load_gate,
+}
+
+
+def load_all(root: Path) -> dict[str, object]:
+    """What each YAML file under `root` says, by its relative path; a file that nothing reads is a KeyError."""
+    loaded: dict[str, object] = {"llmops.yaml": find_workspace(root).config}
+    for path in sorted(root.rglob("*.yaml")):
+        name = path.relative_to(root)
+        if name.as_posix() != "llmops.yaml":
+            loaded[name.as_posix()] = READERS[name.parent.as_posix()](path)
+    return loaded
