@@ -14,17 +14,22 @@ import traceback
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from llmops.errors import LlmopsError, StoreError, TrainingFailed
-from llmops.records import AdapterRecord, Lineage, Probes
+from llmops.records import AdapterRecord, Lineage, PreferenceSnapshot, Probes
 from llmops.registry.adapters import NewAdapter, Registry
 from llmops.schema import Progress, no_progress
 from llmops.settings import Workspace, now
 from llmops.tracking import TrackedRun, Tracker, start_tracking
 from llmops.train.lineage import GitState, git_state, hardware, installed_packages
 from llmops.train.plan import DROPPED_FILE, Plan, plan
-from llmops.train.probes import choose_probes, compute_probes, require_effect
+from llmops.train.probes import change_nats, choose_probes, compute_probes, require_change, require_effect
 from llmops.train.recipe import load_recipe
+from llmops.train.rows import Example, Examples, Pair
+
+if TYPE_CHECKING:  # loads torch
+    from llmops.train.loop import OnStep
 
 RECIPE_FILE, METRICS_FILE, ERROR_FILE = "recipe.json", "metrics.jsonl", "error.txt"
 
@@ -142,8 +147,6 @@ def _run(recipe_path: Path, run: Run, workspace: Workspace, progress: Progress) 
 
 def _train(planned: Plan, run: Run, tracker: Tracker, progress: Progress) -> tuple[dict[str, float], Probes]:
     """Train, save, and probe what was saved; the run's figures and the probes."""
-    from llmops.train.sft import SftRun, train_adapter
-
     steps = planned.recipe.n_steps or 0
     started = time.monotonic()
     progress(0, steps, "loading the base model")
@@ -157,20 +160,55 @@ def _train(planned: Plan, run: Run, tracker: Tracker, progress: Progress) -> tup
             progress(step, total, f"loss {figures['loss']:.3f}")
 
         folder = run.folder / "adapter"
-        sft = SftRun(planned.base, planned.examples, planned.device, run.folder / "trainer", folder)
-        figures = train_adapter(planned.recipe, sft, on_step)
+        figures = _train_by_method(planned, run.folder / "trainer", folder, on_step)
         progress(steps, steps, "probing the saved adapter")
-        examples = planned.examples.held_out or planned.examples.train
-        token_ids = choose_probes([example.encoded.input_ids for example in examples])
-        probes = compute_probes(planned.base.path, folder, token_ids, planned.device)
-        figures["effect_nats"] = require_effect(probes, f"adapter {planned.recipe.name}")
+        probes, effects = _probe(planned, folder)
+        figures |= effects
         tracker.log_metrics(figures, steps)
         curve.write(json.dumps({"step": steps, **figures}) + "\n")
     return figures, probes
 
 
+def _train_by_method(planned: Plan, scratch: Path, folder: Path, on_step: OnStep) -> dict[str, float]:
+    from llmops.train.session import Session
+
+    parent = planned.parent.folder if planned.parent else None
+    if planned.recipe.method.kind == "dpo":
+        from llmops.train import dpo
+
+        pairs = cast("Examples[Pair]", planned.examples)
+        session = Session(planned.base, pairs, planned.device, scratch, folder, parent)
+        return dpo.train_adapter(planned.recipe, session, on_step)
+    from llmops.train import sft
+
+    rows = cast("Examples[Example]", planned.examples)
+    return sft.train_adapter(
+        planned.recipe, Session(planned.base, rows, planned.device, scratch, folder, parent), on_step
+    )
+
+
+def _probe(planned: Plan, folder: Path) -> tuple[Probes, dict[str, float]]:
+    """Probes of the saved adapter, and by how much it differs from its base and from the adapter it continues.
+
+    Raises:
+        TrainingFailed: it does not differ.
+    """
+    examples = (*planned.examples.held_out, *planned.examples.train)
+    token_ids = choose_probes([example.token_ids for example in examples])
+    probes = compute_probes(planned.base.path, folder, token_ids, planned.device)
+    where = f"adapter {planned.recipe.name}"
+    effects = {"effect_nats": require_effect(probes, where)}
+    if planned.parent:
+        change = change_nats(probes, planned.base.path, planned.parent.folder, planned.device)
+        where += f", which continues {planned.parent.record.model_name}"
+        effects["effect_over_parent_nats"] = require_change(change, where)
+    return probes, effects
+
+
 def _tracked(planned: Plan, run: Run) -> TrackedRun:
     made_from = {"base": planned.base.digest, "prompt_contract": planned.contract.digest()}
+    if planned.parent:
+        made_from["continues"] = planned.parent.record.adapter
     return TrackedRun(
         name=run.id,
         params={**planned.resolved, "digests": {**made_from, "recipe": planned.recipe_digest}},
@@ -181,17 +219,21 @@ def _tracked(planned: Plan, run: Run) -> TrackedRun:
 
 
 def _lineage(planned: Plan, run: Run, figures: dict[str, float], tracking_run: str | None) -> Lineage:
+    snapshot, seed = planned.examples.snapshot, planned.recipe.seed
+    from_people = isinstance(snapshot, PreferenceSnapshot)
+    # No seed makes the first weights of an adapter that continues another.
+    seeds = {} if planned.parent else {"adapter": seed}
     return Lineage(
         origin="trained",
         recipe=planned.resolved,
         recipe_digest=planned.recipe_digest,
-        dataset=planned.examples.snapshot.digest(),
-        preferences=None,
-        continues=None,
+        dataset=None if from_people else snapshot.digest(),
+        preferences=snapshot.digest() if from_people else None,
+        continues=planned.parent.record.adapter if planned.parent else None,
         n_rows=planned.examples.n_rows,
         git_sha=run.git.sha if run.git else None,
         git_diff_sha256=run.git.diff_sha256 if run.git else None,
-        seeds={"adapter": planned.recipe.seed, "order": planned.recipe.seed, "held_out": planned.recipe.seed},
+        seeds=seeds | {"order": seed, "held_out": seed},
         packages=installed_packages(),
         hardware=hardware(planned.device),
         tracking_run=tracking_run,

@@ -17,7 +17,8 @@ from trl import SFTTrainer
 IGNORED = -100  # label of a position that is not scored, as in torch's cross entropy
 
 OnStep = Callable[[int, int, dict[str, float]], None]
-"""Called after every step with its number, the number of steps, and loss, grad_norm and learning_rate."""
+"""Called after every step with its number, the number of steps, and its figures: loss, grad_norm, learning_rate, and
+for dpo margin and accuracy."""
 
 
 def label_positions(labels: torch.Tensor) -> torch.Tensor:
@@ -52,10 +53,10 @@ def scoring_only(output_layer: torch.nn.Module, positions: torch.Tensor) -> Iter
         handle.remove()
 
 
-def label_nll(
+def label_logits(
     model: Any, output_layer: torch.nn.Module, batch: dict[str, torch.Tensor]
-) -> tuple[torch.Tensor, int]:
-    """Summed negative log-likelihood of a batch's labels in nats (scalar, fp32), and how many there are.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of a batch's labels in fp32 [N, V], and the labels [N], row by row.
 
     Args:
         model: causal language model, possibly wrapped.
@@ -77,7 +78,32 @@ def label_nll(
             f"{type(model).__name__}: gave logits {tuple(logits.shape)} for {targets.numel()} labels; "
             "its output layer does not see all hidden states, so it cannot be trained here"
         )
-    return F.cross_entropy(logits[0].float(), targets, reduction="sum"), targets.numel()
+    return logits[0].float(), targets
+
+
+def label_nll(
+    model: Any, output_layer: torch.nn.Module, batch: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, int]:
+    """Summed negative log-likelihood of a batch's labels in nats (scalar, fp32), and how many there are.
+
+    Arguments and errors are those of `label_logits`.
+    """
+    logits, targets = label_logits(model, output_layer, batch)
+    return F.cross_entropy(logits, targets, reduction="sum"), targets.numel()
+
+
+def row_logprobs(
+    model: Any, output_layer: torch.nn.Module, batch: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-likelihood of each row's labels in nats [B] (fp32), and how many labels each row has [B].
+
+    Arguments and errors are those of `label_logits`.
+    """
+    logits, targets = label_logits(model, output_layer, batch)
+    each = -F.cross_entropy(logits, targets, reduction="none")
+    n_labels = label_positions(batch["labels"]).sum(dim=1)
+    # Not index_add, whose order of summing, and so the last digit, is not fixed on CUDA.
+    return torch.stack([row.sum() for row in each.split(n_labels.tolist())]), n_labels
 
 
 class LabelScoredSFTTrainer(SFTTrainer):  # type: ignore[misc]
@@ -122,6 +148,6 @@ class StepReporter(TrainerCallback):  # type: ignore[misc]
     def on_log(self, _args: Any, state: Any, _control: Any, logs: dict[str, Any], **_: Any) -> None:
         """Called by the trainer; takes the lines that carry a step's loss."""
         if "loss" in logs:
-            names = ("loss", "grad_norm", "learning_rate")
+            names = ("loss", "grad_norm", "learning_rate", "margin", "accuracy")
             figures = {name: float(logs[name]) for name in names if logs.get(name) is not None}
             self.on_step(state.global_step, state.max_steps, figures)

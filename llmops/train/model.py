@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from llmops.errors import BadRequest, ConfigError, CouldNotRun
+from llmops.errors import BadRequest, ConfigError, CouldNotRun, InvalidEvidence
+from llmops.registry.adapters import WEIGHTS_FILE
 from llmops.registry.bases import Base
 from llmops.schema import JsonDict
 from llmops.train.recipe import Lora, Recipe
@@ -112,6 +114,37 @@ def lora_config(lora: Lora) -> LoraConfig:
         bias="none",
         task_type="CAUSAL_LM",
     )
+
+
+def adapter_config(lora: Lora, parent: Path | None) -> LoraConfig:
+    """PEFT's configuration of the adapter to train: that of the folder it continues, or the recipe's shape."""
+    if parent is None:
+        return lora_config(lora)
+    config = read_lora_config(parent)
+    config.inference_mode = False
+    # The first weights are the parent's; what they once began with, and where its base lay, do not matter any more.
+    config.init_lora_weights = True
+    config.base_model_name_or_path = config.revision = None
+    return config
+
+
+def load_adapter_weights(model: Any, folder: Path) -> None:
+    """Put the weights of an adapter's folder into the adapter of `model`, in the type that the model's have.
+
+    Raises:
+        InvalidEvidence: the folder's tensors are not those of the model's adapter.
+    """
+    tensors = load_file(folder / WEIGHTS_FILE)
+    try:
+        set_peft_model_state_dict(model, tensors)
+    except RuntimeError as error:
+        raise InvalidEvidence(f"{folder}: its weights do not fit ({error}); restore it") from error
+    held = get_peft_model_state_dict(model, save_embedding_layers=False)
+    # PEFT ignores tensors it has no place for, and leaves out those that are not there.
+    if held.keys() != tensors.keys() or any(
+        not torch.equal(held[name].cpu().float(), tensor.float()) for name, tensor in tensors.items()
+    ):
+        raise InvalidEvidence(f"{folder}: its tensors are not those its configuration asks for; restore it")
 
 
 def adapter_shapes(base: Base, config: LoraConfig) -> Shapes:

@@ -19,20 +19,31 @@ from llmops.settings import Workspace
 from llmops.tracking import require_tracker
 from llmops.train.libraries import quiet_libraries
 from llmops.train.order import n_steps_of
-from llmops.train.recipe import Recipe, load_recipe
-from llmops.train.rows import Examples, dropped_lines, encode_rows, read_source, require_within_budget
+from llmops.train.pairs import encode_pairs, read_preferences
+from llmops.train.parent import Parent, continue_recipe
+from llmops.train.recipe import PreferenceSource, Recipe, load_recipe
+from llmops.train.rows import (
+    Example,
+    Examples,
+    Pair,
+    dropped_lines,
+    encode_rows,
+    read_source,
+    require_within_budget,
+)
 
 DROPPED_FILE = "dropped.jsonl"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe that can be run: resolved, with its base, contract and rows."""
+    """A recipe that can be run: resolved, with its base, contract, rows, and the adapter that it continues."""
 
     recipe: Recipe
     base: Base
     contract: PromptContract
-    examples: Examples
+    examples: Examples[Example] | Examples[Pair]
+    parent: Parent | None
     device: str
     n_parameters: int  # of the adapter
 
@@ -60,8 +71,8 @@ def plan(recipe_path: Path, workspace: Workspace, folder: Path, progress: Progre
     Raises:
         ConfigError: a setting is wrong, does not fit the base, cannot be served, or needs what is not installed.
         DataError: a file is missing, or more rows would be dropped than the recipe allows.
-        BadRequest: the base or the dataset is not there.
-        InvalidEvidence: the dataset's snapshot was altered.
+        BadRequest: the base, the dataset or the preferences are not there.
+        InvalidEvidence: the data's snapshot, or the adapter that is continued, was altered.
     """
     recipe = load_recipe(recipe_path)
     tracking = recipe.tracking or workspace.config.tracking
@@ -73,28 +84,35 @@ def plan(recipe_path: Path, workspace: Workspace, folder: Path, progress: Progre
     device = pick_device(recipe.device)
     require_quantization(recipe)
     base = resolve_base(recipe.base_model, lambda note: progress(0, 0, note))
-    n_parameters = _require_fit(recipe, base, recipe_path)
+    registry = Registry.of(workspace)
+    recipe, parent = continue_recipe(recipe, base, registry, recipe_path)
+    n_parameters = _require_fit(recipe, base, parent, recipe_path)
     contract = recipe.contract_on(base.contract)
-    source = read_source(recipe, recipe_path.parent, Registry.of(workspace))
-    examples = encode_rows(source, recipe, load_tokenizer(base), contract, progress)
+    tokenizer = load_tokenizer(base)
+    examples: Examples[Example] | Examples[Pair]
+    if isinstance(recipe.data, PreferenceSource):
+        examples = encode_pairs(read_preferences(recipe.data, registry), recipe, tokenizer, contract)
+    else:
+        source = read_source(recipe.data, recipe.name, recipe_path.parent, registry)
+        examples = encode_rows(source, recipe, tokenizer, contract, progress)
     (folder / DROPPED_FILE).write_bytes(dropped_lines(examples.dropped))
     require_within_budget(examples, recipe, folder / DROPPED_FILE)
     n_steps = n_steps_of(recipe, len(examples.train))
     resolved = recipe.model_copy(
         update={"tracking": tracking, "device": device, "n_steps": n_steps, "n_epochs": None}
     )
-    return Plan(resolved, base, contract, examples, device, n_parameters)
+    return Plan(resolved, base, contract, examples, parent, device, n_parameters)
 
 
-def _require_fit(recipe: Recipe, base: Base, where: Path) -> int:
+def _require_fit(recipe: Recipe, base: Base, parent: Parent | None, where: Path) -> int:
     """The number of parameters the adapter will have on this base.
 
     Raises:
         ConfigError: the adapter could not be served, has layers the base lacks, or rows longer than the base can read.
     """
-    from llmops.train.model import adapter_shapes, lora_config, plain_config
+    from llmops.train.model import adapter_config, adapter_shapes, plain_config
 
-    config = lora_config(recipe.lora)
+    config = adapter_config(recipe.lora, parent.folder if parent else None)
     reasons = refusals(plain_config(config))
     if reasons:
         raise ConfigError(f"{where}: the adapter could not be served: {'; '.join(reasons)}")

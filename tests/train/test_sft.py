@@ -25,8 +25,9 @@ from llmops.train.finetune import finetune
 from llmops.train.model import load_base, lora_config, pick_device, require_quantization
 from llmops.train.order import training_order
 from llmops.train.recipe import Recipe, load_recipe
-from llmops.train.rows import encode_rows, read_source
-from llmops.train.sft import SftRun, build_trainer, train_adapter, trainer_settings
+from llmops.train.rows import Example, encode_rows, read_source
+from llmops.train.session import Session
+from llmops.train.sft import build_trainer, train_adapter, trainer_settings
 from tests.train.support import PAIRS, Bench
 
 MIXED = (
@@ -36,14 +37,14 @@ MIXED = (
 )
 
 
-def _set_up(bench: Bench, **changes: Any) -> tuple[Recipe, SftRun, list[int]]:
+def _set_up(bench: Bench, **changes: Any) -> tuple[Recipe, Session[Example], list[int]]:
     bench.rows(MIXED)
     recipe = load_recipe(bench.recipe(**changes))
     base = resolve_base(str(bench.base))
-    source = read_source(recipe, bench.root, Registry.of(bench.workspace))
+    source = read_source(recipe.data, recipe.name, bench.root, Registry.of(bench.workspace))
     tokenizer = AutoTokenizer.from_pretrained(bench.base)
     examples = encode_rows(source, recipe, tokenizer, recipe.contract_on(base.contract), no_progress)
-    run = SftRun(base, examples, "cpu", bench.root / "scratch", bench.root / "adapter")
+    run = Session(base, examples, "cpu", bench.root / "scratch", bench.root / "adapter")
     lengths = [e.n_tokens for e in examples.train]
     return recipe, run, training_order(lengths, recipe.n_steps or 0, recipe.batch, recipe.seed)
 

@@ -1,0 +1,156 @@
+"""What every method of training shares: what a session needs, TRL's settings, its start, its watch, its end.
+
+Writes the adapter's folder and nothing else; rows, records and ledger are the caller's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic
+
+import torch
+from safetensors import SafetensorError
+
+from llmops.errors import StoreError, TrainingFailed
+from llmops.registry.bases import Base
+from llmops.schema import JsonDict
+from llmops.train.loop import OnStep
+from llmops.train.model import load_adapter_weights, load_tokenizer
+from llmops.train.order import padding_frac
+from llmops.train.recipe import Recipe
+from llmops.train.rows import E, Examples
+
+N_LAST = 10  # steps whose loss is averaged for the run's closing figure
+
+
+@dataclass(frozen=True)
+class Session(Generic[E]):
+    """What training needs besides its recipe: base, rows, device, folders for scratch files and for the adapter.
+
+    `parent` is the verified folder of the adapter whose weights training begins with; None begins with new ones.
+    """
+
+    base: Base
+    examples: Examples[E]
+    device: str
+    scratch: Path
+    adapter: Path
+    parent: Path | None = None
+
+
+def tokenizer_with_padding(base: Base) -> Any:
+    """The base model's tokenizer, with some padding token."""
+    tokenizer = load_tokenizer(base)
+    if tokenizer.pad_token_id is None:
+        # Any token does: padding has no labels and is masked.
+        tokenizer.pad_token_id = base.contract.eos_token_ids[0]
+    return tokenizer
+
+
+def shared_settings(recipe: Recipe, session: Session[E], n_steps: int) -> JsonDict:
+    """TRL's settings that are the same for every method; all that shape the result are given, none left to a default.
+
+    Rows come ordered and encoded, so TRL neither shuffles nor cuts them.
+    """
+    return {
+        "output_dir": str(session.scratch),
+        "max_steps": n_steps,
+        "per_device_train_batch_size": recipe.batch.per_device,
+        "gradient_accumulation_steps": recipe.batch.accumulation,
+        "learning_rate": recipe.learning_rate,
+        "lr_scheduler_type": recipe.schedule if recipe.warmup_frac == 0 else _with_warmup(recipe.schedule),
+        "warmup_steps": round(recipe.warmup_frac * n_steps),
+        "optim": "adamw_torch",
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "bf16": recipe.precision == "bf16",
+        "gradient_checkpointing": recipe.gradient_checkpointing,
+        "seed": recipe.seed,
+        "data_seed": recipe.seed,
+        "train_sampling_strategy": "sequential",
+        "max_length": None,
+        "pad_to_multiple_of": None,
+        "use_cpu": session.device == "cpu",
+        "dataloader_pin_memory": session.device != "cpu",
+        "prediction_loss_only": True,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "report_to": "none",
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "disable_tqdm": True,
+        "push_to_hub": False,
+    }
+
+
+def _with_warmup(schedule: str) -> str:
+    return "constant_with_warmup" if schedule == "constant" else schedule
+
+
+def set_first_weights(model: Any, parent: Path | None) -> None:
+    """Make the adapter's weights fp32, and those of `parent` where there is one."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            # TRL makes them bfloat16 on a 4-bit base, which rounds AdamW's small steps away.
+            parameter.data = parameter.data.float()
+    if parent is not None:
+        load_adapter_weights(model, parent)
+
+
+def precision(recipe: Recipe, device: str) -> AbstractContextManager[object]:
+    """The arithmetic a recipe asks for, outside of the trainer."""
+    return torch.autocast(device, dtype=torch.bfloat16) if recipe.precision == "bf16" else nullcontext()
+
+
+class Watch:
+    """Looks at every step's figures before they are told on, and keeps the losses."""
+
+    def __init__(self, recipe: Recipe, on_step: OnStep) -> None:
+        """Tell `on_step` of each step."""
+        self.recipe, self.on_step = recipe, on_step
+        self.losses: list[float] = []
+
+    def __call__(self, step: int, total: int, figures: dict[str, float]) -> None:
+        """Take one step's figures.
+
+        Raises:
+            TrainingFailed: one is not finite.
+        """
+        bad = [f"{name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
+        if bad:
+            where = f"training of {self.recipe.name}: step {step} of {total}"
+            raise TrainingFailed(f"{where}: {', '.join(bad)}; lower learning_rate")
+        self.losses.append(figures["loss"])
+        self.on_step(step, total, figures)
+
+    @property
+    def last_loss(self) -> float:
+        """Mean loss of the last ten steps."""
+        last = self.losses[-N_LAST:]
+        return sum(last) / len(last)
+
+
+def token_figures(lengths: Sequence[int], order: Sequence[int], per_pass: int) -> dict[str, float]:
+    """`n_tokens` (padding not counted) and `padding_frac` of sequences of these lengths, read in this order."""
+    return {
+        "n_tokens": float(sum(lengths[i] for i in order)),
+        "padding_frac": padding_frac(lengths, order, per_pass),
+    }
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Write the adapter as a PEFT folder.
+
+    Raises:
+        StoreError: the disk did not take it.
+    """
+    try:
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+    except (OSError, SafetensorError) as error:
+        raise StoreError(
+            f"{folder}: the adapter could not be written ({error}); free space and run the recipe again"
+        ) from error
