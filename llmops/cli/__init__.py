@@ -19,6 +19,7 @@ from llmops.cli import (
     base,
     data,
     evaluate,
+    feedback,
     finetune,
     gate,
     ledger,
@@ -49,6 +50,7 @@ app.command("serve")(serve.serve)
 app.command("stop")(serve.stop)
 app.command("eval")(evaluate.evaluate)
 app.add_typer(gate.app, name="gate")
+app.add_typer(feedback.app, name="feedback")
 app.command("approve")(approve.approve)
 app.add_typer(release.app, name="release")
 app.add_typer(ledger.app, name="ledger")

@@ -2,7 +2,17 @@
 
 from llmops.data.cases import cases_of, sample
 from llmops.data.config import DataConfig
-from llmops.data.rows import read_rows
-from llmops.data.snapshot import build_snapshot, find_snapshot, load_pool
+from llmops.data.rows import asked_digest, read_rows
+from llmops.data.snapshot import build_snapshot, find_snapshot, gate_prompts, load_pool
 
-__all__ = ["DataConfig", "build_snapshot", "cases_of", "find_snapshot", "load_pool", "read_rows", "sample"]
+__all__ = [
+    "DataConfig",
+    "asked_digest",
+    "build_snapshot",
+    "cases_of",
+    "find_snapshot",
+    "gate_prompts",
+    "load_pool",
+    "read_rows",
+    "sample",
+]

@@ -140,7 +140,12 @@ def check_conversation(messages: Sequence[Message]) -> None:
 
 def prompt_digest(messages: Sequence[Message]) -> str:
     """Digest of all turns but the last."""
-    return digest_of([[m.role, m.content] for m in messages[:-1]])
+    return asked_digest(messages[:-1])
+
+
+def asked_digest(messages: Sequence[Message]) -> str:
+    """Digest of what is asked, whatever is answered."""
+    return digest_of([[m.role, m.content] for m in messages])
 
 
 def canonical_line(row: Row) -> bytes:

@@ -12,7 +12,7 @@ from platform import python_version
 
 from llmops.data.builder import builder_file, run_builder
 from llmops.data.config import POOLS, BuilderSource, DataConfig
-from llmops.data.rows import canonical_line, read_rows, row_of_line
+from llmops.data.rows import canonical_line, prompt_digest, read_rows, row_of_line
 from llmops.data.split import Sifted, sift, split
 from llmops.errors import BadRequest, DataError, InvalidEvidence
 from llmops.ledger import Ledger
@@ -102,6 +102,21 @@ def load_pool(store: Store, snapshot: DatasetSnapshot, pool: str) -> list[Row]:
             f"its record says {snapshot.n_rows[pool]:,}; build it again"
         )
     return rows
+
+
+def gate_prompts(store: Store, ledger: Ledger) -> set[str]:
+    """Digests (`asked_digest`) of every prompt that stands or ever stood in a gate pool here, of any dataset.
+
+    Raises:
+        InvalidEvidence: a snapshot's record or files are gone or altered: what gates decide on cannot be told.
+    """
+    digests = {str(e.body["snapshot"]) for e in ledger.events("dataset.snapshotted")}
+    found: set[str] = set()
+    for digest in digests:
+        snapshot = store.get_record(DatasetSnapshot, digest)
+        if snapshot.n_rows.get("gate"):
+            found |= {prompt_digest(row.messages) for row in load_pool(store, snapshot, "gate")}
+    return found
 
 
 def _read(config: DataConfig, folder: Path) -> Iterator[Row | Dropped]:

@@ -1,0 +1,259 @@
+"""`llmops feedback`: what people think of answers, from the campaign's file to preferences to learn from."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmops.cli.evaluate import endpoint_of
+from llmops.cli.output import as_json, progress, table
+from llmops.errors import BadRequest
+from llmops.registry.adapters import Registry
+from llmops.schema import JsonDict, short
+from llmops.settings import find_workspace
+
+if TYPE_CHECKING:
+    from llmops.feedback.campaign_file import GateCampaign
+    from llmops.ratings.book import RatingBook
+    from llmops.records import Campaign
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What people think of answers.")
+
+Name = Annotated[str, typer.Argument(help="The campaign's name, or the start of its digest.")]
+
+
+@app.command("open")
+def open_(
+    file: Annotated[Path, typer.Argument(help="A campaign such as feedback_ui/docstrings-gate.yaml.")],
+    adapter: Annotated[
+        str | None, typer.Option(help="The candidate of a gate campaign; default: latest.")
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(help="Where a train campaign samples; default: this workspace's `llmops serve`."),
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Prompts under way at once.")] = 16,
+    json: Annotated[bool, typer.Option("--json", help="Print the campaign.")] = False,
+) -> None:
+    """Freeze pairs of answers for people to rate: those of two reports (gate), or sampled anew (train)."""
+    from llmops.feedback.campaign_file import GateCampaign, load_campaign_file
+
+    workspace, config = find_workspace(), load_campaign_file(file)
+    registry = Registry.of(workspace)
+    if isinstance(config, GateCampaign):
+        if endpoint is not None:
+            raise BadRequest("--endpoint: a gate campaign shows the answers of its reports; leave it out")
+        campaign = _open_gate(registry, config, file.parent, adapter or "latest")
+    else:
+        if adapter is not None:
+            raise BadRequest(f"--adapter: a train campaign asks the models its file names; edit {file}")
+        from llmops.feedback.samples import SampleRequest, open_from_samples
+
+        request = SampleRequest(endpoint or endpoint_of(workspace), concurrency)
+        with progress("sampling") as report:
+            campaign = open_from_samples(registry, config, request, report)
+    if json:
+        as_json(campaign.to_dict())
+        return
+    _print(campaign)
+    typer.echo(f"rate it  llmops feedback ui {campaign.name}")
+
+
+@app.command()
+def ui(
+    name: Annotated[
+        str | None, typer.Argument(help="The campaign's name; default: the newest open one.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Listen on this port (0: any free).")] = 7860,
+) -> None:
+    """Serve the rating page on this machine alone, until Ctrl-C."""
+    from llmops.feedback.page import serve_page
+
+    serve_page(find_workspace(), name, port, lambda url: typer.echo(f"rating   {url}  (Ctrl-C stops)"))
+
+
+@app.command("list")
+def list_campaigns() -> None:
+    """List the campaigns of this workspace, oldest first."""
+    from llmops.ratings.campaigns import campaigns
+
+    registry = Registry.of(find_workspace())
+    rows = []
+    for campaign in campaigns(registry.store, registry.ledger):
+        book = _book(registry, campaign)
+        rated = f"{book.standing().n_full} of {campaign.n_items}"
+        state = _state(registry, book)
+        digest = short(campaign.digest())
+        rows.append((campaign.name, digest, campaign.purpose, rated, state, campaign.created_at))
+    typer.echo(table(("name", "digest", "purpose", "rated", "state", "opened"), rows))
+
+
+@app.command()
+def show(
+    name: Name,
+    json: Annotated[bool, typer.Option("--json", help="Print record and standing.")] = False,
+) -> None:
+    """Show how far a campaign is; what votes come to is shown of a gate campaign once it is complete or closed."""
+    from llmops.ratings.outcomes import outcome, votes_by_item
+
+    registry = Registry.of(find_workspace())
+    book = _find(registry, name)
+    campaign, rows, standing = book.campaign, book.ratings(), book.standing()
+    votes = votes_by_item(rows)
+    said: JsonDict = {
+        "state": _state(registry, book),
+        "n_full": standing.n_full,
+        "n_votes": sum(len(given) for given in votes.values()),
+        "n_raters": len({row.rater for row in rows}),
+    }
+    if campaign.purpose == "train" or book.settled():
+        said["outcomes"] = dict(Counter(outcome(given) for given in votes.values()))
+    if json:
+        as_json({**campaign.to_dict(), "standing": said})
+        return
+    _print(campaign)
+    rated = f"{said['n_full']} of {campaign.n_items} items have {campaign.votes_per_item} vote(s)"
+    typer.echo(
+        f"standing {said['state']}; {rated}; {said['n_votes']} votes by {said['n_raters']} people in all"
+    )
+    if "outcomes" in said:
+        typer.echo("outcomes " + (_counts(said["outcomes"]) or "none yet"))
+
+
+@app.command()
+def ratings(
+    name: Name,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """List every rating of a campaign, superseded ones too, after comparing all with the ledger.
+
+    Refused while a gate campaign lacks votes: who sees how it goes may stop when they like the result.
+    """
+    from llmops.ratings.check import verify_ratings
+    from llmops.ratings.outcomes import live, vote_of
+
+    registry = Registry.of(find_workspace())
+    book = _find(registry, name)
+    if book.campaign.purpose == "gate" and not book.settled():
+        standing = book.standing()
+        raise BadRequest(
+            f"campaign {book.campaign.name}: {standing.n_full} of {standing.n_items} items are rated, and nobody looks "
+            f"before all are; rate on, or end it with `llmops feedback close {book.campaign.name}`"
+        )
+    verify_ratings(registry.store, registry.ledger, book.campaign.digest())
+    given = book.ratings()
+    counted = {row.digest for row in live(given)}
+    rows = [
+        {
+            "number": row.number,
+            "digest": row.digest,
+            "item": row.item,
+            "rater": row.rater,
+            "left": row.left,
+            "choice": row.choice,
+            "vote": vote_of(row),
+            "live": row.digest in counted,
+            "at": row.at,
+        }
+        for row in given
+    ]
+    if json:
+        for row in rows:
+            typer.echo(jsonlib.dumps(row, ensure_ascii=False))
+        return
+    header = ("number", "item", "rater", "choice", "vote", "live", "at")
+    cells = [[short(str(r[k])) if k == "item" else r[k] for k in header] for r in rows]
+    typer.echo(table(header, [["-" if c is None else c for c in row] for row in cells]))
+
+
+@app.command()
+def close(name: Name) -> None:
+    """Take no more ratings for a campaign; a gate then counts what there is."""
+    from llmops.ratings.campaigns import close_campaign, find_campaign
+
+    registry = Registry.of(find_workspace())
+    campaign = find_campaign(registry.store, registry.ledger, name)
+    close_campaign(registry.ledger, campaign)
+    typer.echo(f"closed   {campaign.name}@{short(campaign.digest())}")
+
+
+@app.command()
+def export(
+    name: Name,
+    output: Annotated[Path | None, typer.Option(help="Write the pairs to this JSONL file, too.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the snapshot.")] = False,
+) -> None:
+    """Freeze a train campaign's votes as preferences; every item is a pair, or dropped with its reason."""
+    from llmops.feedback.export import export_preferences, write_pairs
+    from llmops.ratings.campaigns import find_campaign
+
+    registry = Registry.of(find_workspace())
+    campaign = find_campaign(registry.store, registry.ledger, name)
+    snapshot = export_preferences(registry, campaign)
+    if output is not None:
+        write_pairs(registry, snapshot, output)
+    if json:
+        as_json(snapshot.to_dict())
+        return
+    typer.echo(f"preferences {snapshot.name}@{short(snapshot.digest())}  ({snapshot.licence})")
+    typer.echo(f"pairs    {snapshot.n_pairs} of {campaign.n_items} items")
+    typer.echo(f"dropped  {_counts(snapshot.n_dropped) or 'none'}")
+    typer.echo(f"files    {registry.store.path('preferences', snapshot.artifact)}")
+
+
+def _open_gate(registry: Registry, config: GateCampaign, folder: Path, adapter: str) -> Campaign:
+    """Resolve the gate's file and its suite as they are now, and open the campaign on its newest reports."""
+    from llmops.data import find_snapshot
+    from llmops.evals.gate import load_gate
+    from llmops.evals.suite import DatasetCases, load_suite
+    from llmops.feedback.open import Comparison, open_from_reports
+
+    path = folder / config.gate
+    gate = load_gate(path)
+    suite = load_suite(path.parent / gate.suite, registry)
+    cases, dataset = suite.config.cases, None
+    if isinstance(cases, DatasetCases):
+        dataset = find_snapshot(registry.store, registry.ledger, cases.name).digest()
+    about = Comparison(gate.public_name, suite.config.name, suite.digest, dataset)
+    return open_from_reports(registry, config, about, adapter)
+
+
+def _book(registry: Registry, campaign: Campaign) -> RatingBook:
+    from llmops.ratings.book import RatingBook
+
+    return RatingBook(registry.store, registry.ledger, campaign)
+
+
+def _find(registry: Registry, name: str) -> RatingBook:
+    from llmops.ratings.campaigns import find_campaign
+
+    return _book(registry, find_campaign(registry.store, registry.ledger, name))
+
+
+def _state(registry: Registry, book: RatingBook) -> str:
+    from llmops.ratings.campaigns import is_closed
+
+    if is_closed(registry.ledger, book.campaign.digest()):
+        return "closed"
+    return "complete" if book.settled() else "open"
+
+
+def _print(campaign: Campaign) -> None:
+    first, second = (short(digest) for digest in campaign.systems)
+    who = f"{first}, sampled twice" if first == second else f"{first} and {second}"
+    engine = campaign.engine
+    typer.echo(f"campaign {campaign.name}@{short(campaign.digest())}  ({campaign.purpose})")
+    typer.echo(
+        f"answers  by {who}, {engine.engine} {engine.version} {engine.dtype}, "
+        f"temperature {campaign.decoding['temperature']:g}"
+    )
+    typer.echo(f"items    {campaign.n_items}, {campaign.votes_per_item} vote(s) each: {campaign.question}")
+    typer.echo(f"dropped  {_counts(campaign.n_dropped) or 'none'}")
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{reason} {n}" for reason, n in sorted(counts.items()))
