@@ -32,7 +32,7 @@ class Remote:
         Raises:
             ConfigError: no URL, of an unknown protocol, or its library is not installed.
         """
-        self.url = re.sub(r"//[^/@]*@", "//", url.rstrip("/"))  # a password must not come into a message
+        self.url = _without_user(url.rstrip("/"))
         self._protocol = url.partition("://")[0]
         self._fs, self._root = _open(url.rstrip("/"))
 
@@ -173,7 +173,16 @@ def _open(url: str) -> tuple[Any, str]:
         raise ConfigError(
             f"LLMOPS_STORE_URL: {protocol}:// cannot be used ({error}); give s3://bucket/prefix"
         ) from None
+    except Exception as error:  # some protocols connect at once
+        raise StoreError(
+            f"store {_without_user(url)}: cannot be opened ({error}); check LLMOPS_STORE_URL and the network"
+        ) from error
     return fs, str(root).rstrip("/")
+
+
+def _without_user(url: str) -> str:
+    """The URL without user and password: messages show it."""
+    return re.sub(r"//[^/@]*@", "//", url)
 
 
 def _files_of(folder: Path) -> list[str]:
