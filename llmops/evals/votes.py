@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llmops.errors import InvalidEvidence
 from llmops.ratings.book import RatingBook
-from llmops.ratings.campaigns import is_closed
 from llmops.ratings.check import verify_ratings
 from llmops.ratings.frozen import freeze_votes
 from llmops.ratings.outcomes import Outcome, live, outcome, vote_of, votes_by_item
@@ -104,10 +103,9 @@ def count_votes(
         )
         return _not_counted(rules, level, 0, rules.min_items, why)
     campaign = about[-1]
-    rows, closed = _verified(registry, campaign, evidence)
+    rows, n_full = _verified(registry, campaign, evidence)
     votes = votes_by_item(rows)
-    n_full = sum(len(given) >= campaign.votes_per_item for given in votes.values())
-    if not closed and n_full < campaign.n_items:
+    if n_full is not None:
         why = (
             f"{n_full} of {campaign.n_items} items rated in campaign {campaign.name}; go on with "
             f"`llmops feedback ui {campaign.name}`, or end it with `llmops feedback close {campaign.name}`"
@@ -221,26 +219,27 @@ def _campaigns(registry: Registry, name: str, reports: tuple[str, str]) -> list[
     return [campaign for campaign in found if campaign.reports == reports]
 
 
-def _verified(registry: Registry, campaign: Campaign, evidence: Evidence) -> tuple[list[Rating], bool]:
-    """The votes that count, and whether the campaign takes no more.
+def _verified(registry: Registry, campaign: Campaign, evidence: Evidence) -> tuple[list[Rating], int | None]:
+    """The votes that count; with the number of items that have all theirs while more may come, None when they are in.
 
     Raises:
         InvalidEvidence: ratings or items were altered, or the items are not the reports' answers.
     """
     from llmops.evals.evidence import prompt_digest
 
-    digest = campaign.digest()
-    closed = is_closed(registry.ledger, digest)  # asked first: a closed campaign's ratings stay as they are
     book = RatingBook(registry.store, registry.ledger, campaign)
+    n_full = (
+        None if book.settled() else book.standing().n_full
+    )  # before the ratings: those it speaks of are then read
     rows = book.ratings()
-    verify_ratings(registry.store, registry.ledger, digest)
+    verify_ratings(registry.store, registry.ledger, campaign.digest())
     for item in book.items():
         if evidence.answers.get(prompt_digest(item.messages)) != item.answers:
             raise InvalidEvidence(
                 f"campaign {campaign.name}: item {short(item.digest)} does not show the answers of the two reports; "
                 "open the campaign again with `llmops feedback open`"
             )
-    return [row for row in live(rows) if vote_of(row) is not None], closed
+    return [row for row in live(rows) if vote_of(row) is not None], n_full
 
 
 def _frozen(

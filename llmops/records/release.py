@@ -51,7 +51,7 @@ class Decision(Record):
     verdict: Verdict
     checks: tuple[Check, ...]
     reasons: tuple[str, ...]
-    ratings: RatingEvidence | None  # the votes that were counted; None when the gate asks for none
+    ratings: RatingEvidence | None  # the votes that were counted; None when none are asked for or in yet
     n_approvals: int  # approvals the gate asks for before a promotion
     created_at: str
 
