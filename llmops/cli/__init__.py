@@ -57,6 +57,7 @@ app.add_typer(ledger.app, name="ledger")
 app.command("status")(status.status)
 app.command("quickstart")(quickstart.quickstart)
 app.command("init")(upkeep.init)
+app.command("gc")(upkeep.gc)
 
 
 def _version(wanted: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +12,11 @@ import typer
 from llmops.errors import BadRequest
 
 if TYPE_CHECKING:
+    from llmops.settings import Workspace
+    from llmops.upkeep.collect import Sweep
     from llmops.upkeep.retarget import Change
+
+ANSWER_TIMEOUT_S = 10.0
 
 
 def init(
@@ -84,3 +90,84 @@ def _print_choices(folder: Path, change: Change) -> None:
         f"answers up to {suite['decoding']['max_tokens']} tokens"
     )
     typer.echo(f"gate     decides from {gate['min_cases']} cases on")
+
+
+def gc(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would be removed, and remove nothing.")
+    ] = False,
+    older_than: Annotated[
+        float,
+        typer.Option(
+            min=0, metavar="HOURS", help="Leave alone what was stored or changed in the last hours."
+        ),
+    ] = 1.0,
+) -> None:
+    """Remove from the store what no event of the ledger reaches, and what killed processes left behind."""
+    from llmops.settings import find_workspace
+    from llmops.upkeep.collect import Request, carry_out, plan_sweep
+
+    workspace = find_workspace()
+    in_use, silent = _loaded_adapters(workspace)
+    spared = frozenset({"adapter"}) if silent else frozenset[str]()
+    request = Request(older_than * 3600, in_use, spared)
+    sweep = plan_sweep(workspace, request)
+    if not dry_run:
+        sweep = carry_out(workspace, sweep, request)
+    _print_sweep(sweep, older_than, dry_run)
+    if silent:
+        typer.echo(f"adapters stay: the gateway at {silent} does not say which it has loaded")
+
+
+def _loaded_adapters(workspace: Workspace) -> tuple[frozenset[str], str | None]:
+    """Digests of the adapters a running gateway has loaded; and its address, when it runs and does not say."""
+    from llmops.serving.server import running
+
+    serving = running(workspace)
+    if serving is None:
+        return frozenset(), None
+    try:
+        with urllib.request.urlopen(f"{serving.url}/llmops/status", timeout=ANSWER_TIMEOUT_S) as response:
+            status = json.load(response)
+        return frozenset(str(entry["adapter"]) for entry in status["adapters"]), None
+    except (OSError, ValueError, KeyError, TypeError):
+        return frozenset(), serving.url
+
+
+def _print_sweep(sweep: Sweep, older_than_h: float, dry_run: bool) -> None:
+    from llmops.cli.output import table
+
+    rows = [(artifact.kind, artifact.digest[:12], _size(n)) for artifact, n in sweep.artifacts]
+    rows += [
+        ("leftover", f"{left.path.parent.name}/{left.path.name}", _size(left.n_bytes))
+        for left in sweep.leftovers
+    ]
+    if rows:
+        typer.echo(table(("kind", "digest", "size"), rows))
+    total = sweep.n_bytes + sum(left.n_bytes for left in sweep.leftovers)
+    verb = "would remove" if dry_run else "removed"
+    typer.echo(
+        f"{verb} {len(sweep.artifacts)} artifacts and {len(sweep.leftovers)} leftovers, {_size(total)}"
+    )
+    if sweep.n_young:
+        typer.echo(
+            f"kept {sweep.n_young} that nothing names yet: younger than {older_than_h:g} h, or than a run below"
+        )
+    for run in sweep.waited_for:
+        typer.echo(f"run {run} has not ended: what is younger stays, it may still be named")
+    for run in sweep.dead:
+        typer.echo(f"run {run} is dead: nobody works on it" + ("" if dry_run else "; recorded as failed"))
+
+
+def _size(n_bytes: int) -> str:
+    """Bytes in words.
+
+    >>> [_size(n) for n in (0, 1023, 1536, 5 << 30)]
+    ['0 B', '1023 B', '1.5 KiB', '5.0 GiB']
+    """
+    value = float(n_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"

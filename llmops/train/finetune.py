@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from filelock import FileLock
+
 from llmops.errors import LlmopsError, StoreError, TrainingFailed
 from llmops.records import AdapterRecord, Lineage, PreferenceSnapshot, Probes
 from llmops.registry.adapters import NewAdapter, Registry
@@ -32,15 +34,20 @@ if TYPE_CHECKING:  # loads torch
     from llmops.train.loop import OnStep
 
 RECIPE_FILE, METRICS_FILE, ERROR_FILE = "recipe.json", "metrics.jsonl", "error.txt"
+LOCK_FILE = "lock"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run in progress: its id, its folder, and the state of the code when it began."""
+    """A run in progress: its id, its folder, the state of the code when it began, and the lock it holds.
+
+    The kernel takes the lock back however the process ends: a run that was killed is told from one that goes on by it.
+    """
 
     id: str
     folder: Path
     git: GitState | None
+    lock: FileLock
 
 
 def finetune(recipe_path: Path, workspace: Workspace, progress: Progress = no_progress) -> AdapterRecord:
@@ -62,8 +69,9 @@ def finetune(recipe_path: Path, workspace: Workspace, progress: Progress = no_pr
     """
     name = load_recipe(recipe_path).name
     registry = Registry.of(workspace)
-    run = _begin(name, workspace, registry)
+    run = _begin(name, workspace)
     try:
+        registry.ledger.append("run.started", {"run": run.id})
         record = _run(recipe_path, run, workspace, progress)
     except BaseException as error:
         known = _as_ours(error, run)
@@ -74,21 +82,23 @@ def finetune(recipe_path: Path, workspace: Workspace, progress: Progress = no_pr
     finally:
         for scratch in ("adapter", "trainer"):
             shutil.rmtree(run.folder / scratch, ignore_errors=True)
+        run.lock.release()
     return record
 
 
-def _begin(name: str, workspace: Workspace, registry: Registry) -> Run:
+def _begin(name: str, workspace: Workspace) -> Run:
     stamp = re.sub(r"[^0-9T]", "", now())[:15]
     run_id = f"{stamp}-{name}-{uuid.uuid4().hex[:4]}"
     folder = workspace.runs / run_id
+    lock = FileLock(folder / LOCK_FILE)
     try:
         folder.mkdir(parents=True)
+        lock.acquire(timeout=0)
     except OSError as error:
         raise StoreError(
             f"{folder}: cannot be made ({error.strerror}); free space or fix permissions"
         ) from error
-    registry.ledger.append("run.started", {"run": run_id})
-    return Run(run_id, folder, git_state(workspace.root))
+    return Run(run_id, folder, git_state(workspace.root), lock)
 
 
 def _as_ours(error: BaseException, run: Run) -> BaseException:

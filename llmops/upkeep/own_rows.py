@@ -18,6 +18,7 @@ from llmops.records import Row
 
 MIN_GATE_CASES = 32
 """Fewer cases decide nothing: a gate's intervals keep their level from about this many on."""
+MIN_RATED_ITEMS = 20
 # Tried in this order until the gate has enough cases.
 GATE_SHARES = (0.2, 0.3, 0.4, 0.5)
 RATE_SHARE = 0.1
@@ -45,6 +46,11 @@ class Shape:
     def min_cases(self) -> int:
         """Cases a gate may ask for, with some to spare."""
         return max(MIN_GATE_CASES, self.n_gate * 4 // 5)
+
+    @property
+    def min_items(self) -> int:
+        """Rated pairs of answers a gate may ask for: where both systems say the same there is nothing to rate."""
+        return max(MIN_RATED_ITEMS, self.n_gate * 2 // 3)
 
     def n_steps(self, most: int, rows_a_step: int) -> int:
         """Optimizer steps for three passes over the rows, at most `most`."""

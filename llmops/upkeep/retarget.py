@@ -14,6 +14,7 @@ from llmops.upkeep.rewrite import renamed, with_block, with_values, without_exam
 
 COMMAND = "# llmops "
 """How the first line of a file begins that llmops runs."""
+QUESTION = "Which answer is better?"
 DEFAULT_MODEL_TOKENS = 2048  # what the shipped profiles serve at once
 
 
@@ -104,8 +105,18 @@ def _suite(text: str, where: str, change: Change) -> str:
 
 
 def _gate(text: str, where: str, change: Change) -> str:
-    shipped = int(yaml.safe_load(text)["min_cases"])
-    return with_values(text, {"min_cases": min(shipped, change.shape.min_cases)}, where)
+    shipped, shape = yaml.safe_load(text), change.shape
+    values: dict[str, object] = {"min_cases": min(shipped["min_cases"], shape.min_cases)}
+    if "ratings" in shipped:
+        values["min_items"] = min(shipped["ratings"]["min_items"], shape.min_items)
+    return with_values(text, values, where)
+
+
+def _campaign(text: str, where: str, change: Change) -> str:
+    values: dict[str, object] = {"question": QUESTION}
+    if "decoding" in yaml.safe_load(text):
+        values["max_tokens"] = change.shape.answer_tokens
+    return with_values(text, values, where)
 
 
 def _profile(text: str, where: str, change: Change) -> str:
@@ -118,4 +129,5 @@ _EDITS: dict[str, Callable[[str, str, Change], str]] = {
     "evals/suites": _suite,
     "evals/gates": _gate,
     "serving": _profile,
+    "feedback_ui": _campaign,
 }

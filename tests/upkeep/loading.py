@@ -7,6 +7,7 @@ from pathlib import Path
 from llmops.data import DataConfig
 from llmops.evals.gate import load_gate
 from llmops.evals.suite import SuiteConfig
+from llmops.feedback.campaign_file import load_campaign_file
 from llmops.serving.profile import load_profile
 from llmops.settings import find_workspace, load_yaml
 from llmops.train.recipe import load_recipe
@@ -17,6 +18,7 @@ READERS = {
     "serving": load_profile,
     "evals/suites": lambda path: load_yaml(path, SuiteConfig),
     "evals/gates": load_gate,
+    "feedback_ui": load_campaign_file,
 }
 
 

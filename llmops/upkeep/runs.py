@@ -1,0 +1,69 @@
+"""Runs that were begun and have not ended: which of them are dead, and what a killed one left on the disk.
+
+Whoever works on a run holds the lock in its folder; the kernel takes it back however that process ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from llmops.ledger import Ledger
+from llmops.settings import Workspace
+
+LOCK_FILE = "lock"
+SCRATCH = ("adapter", "trainer")  # folders of a run that are removed when it ends; logs and metrics stay
+LONGEST_RUN_S = 30 * 86400.0
+"""After this an unfinished run that cannot be asked (of another machine) is not waited for any more."""
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A run whose newest event is its start."""
+
+    run: str
+    age_s: float  # since it was begun
+    dead: bool  # nobody works on it; False also when that cannot be known
+
+
+def unfinished_runs(workspace: Workspace, ledger: Ledger) -> list[Unfinished]:
+    """Runs whose newest event is their start, oldest first."""
+    newest = {str(e.body["run"]): e for e in ledger.events("run.started", "run.finished", "run.failed")}
+    found = []
+    for run, event in newest.items():
+        if event.kind == "run.started":
+            age_s = (datetime.now(UTC) - datetime.fromisoformat(event.at)).total_seconds()
+            with holding(workspace.runs / run) as held:
+                found.append(Unfinished(run, age_s, held))
+    return found
+
+
+def scratch_folders(workspace: Workspace, alive: set[str]) -> list[Path]:
+    """Scratch folders of runs that have ended or are dead; `alive` are the names of the others."""
+    if not workspace.runs.is_dir():
+        return []
+    runs = [path for path in sorted(workspace.runs.iterdir()) if path.is_dir() and path.name not in alive]
+    return [run / name for run in runs for name in SCRATCH if (run / name).is_dir()]
+
+
+@contextmanager
+def holding(folder: Path) -> Iterator[bool]:
+    """Hold a run's lock for the block; False when somebody else holds it, or it never had one."""
+    from filelock import FileLock, Timeout
+
+    if not (folder / LOCK_FILE).is_file():
+        yield False
+        return
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
