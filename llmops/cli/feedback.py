@@ -11,7 +11,7 @@ import typer
 
 from llmops.cli.evaluate import endpoint_of
 from llmops.cli.output import as_json, progress, table
-from llmops.errors import BadRequest
+from llmops.errors import BadRequest, InvalidEvidence
 from llmops.registry.adapters import Registry
 from llmops.schema import JsonDict, short
 from llmops.settings import find_workspace
@@ -84,9 +84,11 @@ def list_campaigns() -> None:
     registry = Registry.of(find_workspace())
     rows = []
     for campaign in campaigns(registry.store, registry.ledger):
-        book = _book(registry, campaign)
-        rated = f"{book.standing().n_full} of {campaign.n_items}"
-        state = _state(registry, book)
+        try:
+            book = _book(registry, campaign)
+            rated, state = f"{book.standing().n_full} of {campaign.n_items}", _state(registry, book)
+        except InvalidEvidence:  # one damaged campaign must not hide the others; `show` says what is wrong
+            rated, state = "-", "damaged"
         digest = short(campaign.digest())
         rows.append((campaign.name, digest, campaign.purpose, rated, state, campaign.created_at))
     typer.echo(table(("name", "digest", "purpose", "rated", "state", "opened"), rows))

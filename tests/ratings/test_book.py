@@ -198,11 +198,10 @@ def test_closing_while_people_rate_leaves_no_rating_behind_the_closing(workspace
     book = make_book(workspace)
     started = threading.Event()
 
-    def rate() -> None:
+    raters = []
+    for name in ("ann", "ben", "cid"):
         mine = book_of(workspace, book.campaign)
-        change_for_ever(mine, shown(mine.next(threading.current_thread().name)), started)
-
-    raters = [threading.Thread(target=rate, name=f"rater {i}") for i in range(3)]
+        raters.append(threading.Thread(target=change_for_ever, args=(mine, shown(mine.next(name)), started)))
     for thread in raters:
         thread.start()
     assert started.wait(60)
