@@ -23,6 +23,7 @@ from llmops.cli import (
     finetune,
     gate,
     ledger,
+    lineage,
     quickstart,
     release,
     serve,
@@ -54,6 +55,7 @@ app.add_typer(feedback.app, name="feedback")
 app.command("approve")(approve.approve)
 app.add_typer(release.app, name="release")
 app.add_typer(ledger.app, name="ledger")
+app.command("lineage")(lineage.lineage)
 app.command("status")(status.status)
 app.command("quickstart")(quickstart.quickstart)
 app.command("init")(upkeep.init)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from llmops.ledger import EVENT_KINDS, Ledger
+from llmops.ratings.check import verify_ratings
 from llmops.registry.names import release_anchors
 from llmops.settings import find_workspace
 from llmops.store import Store
@@ -17,12 +18,17 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The hash-ch
 
 @app.command()
 def verify() -> None:
-    """Recompute the chain and compare it with the heads that release records carry; exit 4 names what was changed."""
+    """Recompute the chain, compare it with the heads that releases and approvals carry, and every rating with it.
+
+    Exit 4 names what was changed.
+    """
     workspace = find_workspace()
-    ledger = Ledger.of(workspace)
-    anchors = release_anchors(Store.of(workspace))
+    store, ledger = Store.of(workspace), Ledger.of(workspace)
+    anchors = release_anchors(store)
     n_events = ledger.verify(anchors)
     typer.echo(f"ledger: {n_events} events, chain whole, {len(anchors)} anchors outside the database agree")
+    n_ratings = verify_ratings(store, ledger)
+    typer.echo(f"ratings: {n_ratings} ratings agree, with their sides, items and campaigns")
 
 
 @app.command()

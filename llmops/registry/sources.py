@@ -1,0 +1,272 @@
+"""What the lineage graph knows of each kind of thing: its label, what it was made from, and what is wrong with it.
+
+One reader a kind, from ledger events and the thing's record. A record that cannot be read is no error here: the reader
+says so, and tells what the events alone tell. Large files are looked for and not read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from llmops.errors import InvalidEvidence
+from llmops.ledger import Event
+from llmops.manifest import RECORD, sha256_file
+from llmops.ratings.campaigns import load_items
+from llmops.ratings.frozen import VOTES_FILE
+from llmops.ratings.preferences import load_pairs
+from llmops.records import (
+    AdapterRecord,
+    Approval,
+    Campaign,
+    DatasetSnapshot,
+    Decision,
+    Lineage,
+    PreferenceSnapshot,
+    Rating,
+    Release,
+    Report,
+)
+from llmops.registry.nodes import Kind
+from llmops.schema import R, short
+from llmops.store import Store, kind_of
+
+Events = Sequence[Event]
+"""All about one thing, oldest first; none when another record alone names it."""
+Link = tuple[str, Kind, str]
+"""Word of the edge, kind and id of what it leads to."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """All about one thing, in the words of `Node`; `parts` are the digests of its record and files."""
+
+    name: str
+    label: str = ""
+    at: str | None = None
+    links: tuple[Link, ...] = ()
+    parts: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+@dataclass
+class Sources:
+    """Where readers look: the store, the rating rows by number, and what earlier readers found out for later ones."""
+
+    store: Store
+    rows: Mapping[int, tuple[Rating, str]]  # the rating, and the digest its row claims
+    registered: frozenset[str]  # adapters
+    campaign_names: Mapping[str, str]
+    superseded: Mapping[str, int]  # rating -> number of the one that counts instead
+    base_refs: dict[str, str] = field(default_factory=dict)
+    asked_at: dict[tuple[str, str], str] = field(
+        default_factory=dict
+    )  # (campaign, item) -> source of its prompt
+
+    def read(self, cls: type[R], digest: str) -> tuple[R | None, str | None]:
+        """The record, or why there is none."""
+        try:
+            return self.store.get_record(cls, digest), None
+        except InvalidEvidence as error:
+            kind = kind_of(cls)
+            with suppress(InvalidEvidence, OSError):
+                if sha256_file(self.store.path(kind, digest) / RECORD) == digest:
+                    return None, f"UNREADABLE: {error}"  # whole, but not of a version this one knows
+            return None, self.broken(kind, digest, error)
+
+    def broken(self, kind: str, digest: str, error: InvalidEvidence) -> str:
+        """What became of an artifact that was found wanting."""
+        return f"{'CHANGED' if self.store.has(kind, digest) else 'MISSING'}: {error}"
+
+    def files(self, kind: str, digest: str) -> str | None:
+        """Why an artifact's files cannot be had; None when they are there."""
+        return (
+            None if self.store.has(kind, digest) else f"MISSING: {kind} {short(digest)} is not in the store"
+        )
+
+
+def _base(sources: Sources, digest: str, _events: Events) -> Known:
+    return Known(sources.base_refs.get(digest, "?"))
+
+
+def _dataset(sources: Sources, digest: str, events: Events) -> Known:
+    record, problem = sources.read(DatasetSnapshot, digest)
+    if record is None:
+        return Known(_said(events, "name"), at=_at(events), problem=problem)
+    rows = ", ".join(f"{n} {pool}" for pool, n in record.n_rows.items())
+    files = sources.files("dataset", record.artifact)
+    return Known(record.name, f"{rows} rows", _at(events), (), (record.artifact,), files)
+
+
+def _adapter(sources: Sources, digest: str, events: Events) -> Known:
+    """Every lineage that these weights were registered with: importing them again must not hide what they learnt."""
+    if not events:
+        return Known("?", problem="MISSING: is not registered in this workspace")
+    label, links, parts = "", dict[Link, None](), list[str]()
+    problem = sources.files("adapter", digest)
+    for registered in dict.fromkeys(str(e.body["record"]) for e in events):
+        record, broken = sources.read(AdapterRecord, registered)
+        problem = problem or broken
+        if record is None:
+            continue
+        sources.base_refs[record.base] = record.base_ref
+        links["adapter of", "base", record.base] = None
+        parts += [registered, record.lineage]
+        lineage, broken = sources.read(Lineage, record.lineage)
+        problem = problem or broken
+        if lineage is not None:
+            label = f"{lineage.origin}, rank {record.lora_rank}"
+            links |= dict.fromkeys(_lineage_links(lineage))
+    return Known(_said(events[-1:], "name"), label, _at(events), tuple(links), tuple(parts), problem)
+
+
+def _lineage_links(lineage: Lineage) -> list[Link]:
+    links: list[tuple[str, Kind, str | None]] = [
+        ("trained on", "dataset", lineage.dataset),
+        ("trained on", "preferences", lineage.preferences),
+        ("continues", "adapter", lineage.continues),
+    ]
+    return [(word, kind, digest) for word, kind, digest in links if digest is not None]
+
+
+def _report(sources: Sources, digest: str, events: Events) -> Known:
+    record, problem = sources.read(Report, digest)
+    if record is None:
+        told = [_model("measures", str(e.body["model"]), sources) for e in events[-1:]]
+        return Known("?", f"suite {_said(events, 'suite')}", _at(events), tuple(told), (), problem)
+    label = f"suite {record.suite}, {record.n_cases} cases{', INVALID' if record.invalid else ''}"
+    links = (_model("measures", record.model, sources, record.base),)
+    files = sources.files("completions", record.completions)
+    return Known(record.system, label, record.created_at, links, (record.completions,), files)
+
+
+def _campaign(sources: Sources, digest: str, events: Events) -> Known:
+    record, problem = sources.read(Campaign, digest)
+    if record is None:
+        return Known(_said(events, "name"), "", _at(events), (), (), problem)
+    try:
+        for item in load_items(sources.store, record):
+            sources.asked_at[digest, item.digest] = item.source
+    except InvalidEvidence as error:
+        problem = sources.broken("items", record.items, error)
+    word = "pairs answers of"
+    links: list[Link] = [(word, "report", report) for report in record.reports or ()]
+    links = links or [_model(word, system, sources, record.base) for system in record.systems]
+    if record.dataset is not None:
+        links.append(("takes prompts from", "dataset", record.dataset))
+    closed = ", closed" if any(e.kind == "campaign.closed" for e in events) else ""
+    label = f"{record.purpose}, {record.n_items} items{closed}"
+    return Known(record.name, label, record.created_at, tuple(links), (record.items,), problem)
+
+
+def _rating(sources: Sources, digest: str, events: Events) -> Known:
+    """The answer itself stays out: who reads along must not see a gate's votes before they are counted."""
+    if not events:
+        return Known("?", problem="MISSING: the ledger does not know it")
+    body = events[-1].body
+    number, campaign = body["number"], str(body["campaign"])
+    label = f"of {sources.campaign_names.get(campaign, short(campaign))}"
+    if asked := sources.asked_at.get((campaign, str(body["item"]))):
+        label += f", {asked}"
+    if digest in sources.superseded:
+        label += f", superseded by #{sources.superseded[digest]}"
+    row, problem = sources.rows.get(number), None
+    if row is None:
+        problem = f"MISSING: rating #{number} is not in the database"
+    elif not row[0].digest == row[1] == digest:
+        problem = f"CHANGED: rating #{number} is not what the ledger knows"
+    return Known(f"#{number}", label, _at(events), (("about item of", "campaign", campaign),), (), problem)
+
+
+def _preferences(sources: Sources, digest: str, events: Events) -> Known:
+    record, problem = sources.read(PreferenceSnapshot, digest)
+    if record is None:
+        told: list[Link] = [("made from", "campaign", str(e.body["campaign"])) for e in events[-1:]]
+        return Known(_said(events, "name"), "", _at(events), tuple(told), (), problem)
+    links: list[Link] = [("made from", "campaign", record.campaign)]
+    if record.dataset is not None:
+        links.append(("takes prompts from", "dataset", record.dataset))
+    try:
+        pairs = load_pairs(sources.store, record)
+        links += [("made from", "rating", rating) for pair in pairs for rating in pair.ratings]
+    except InvalidEvidence as error:
+        problem = sources.broken("preferences", record.artifact, error)
+    label = f"{record.n_pairs} pairs"
+    return Known(record.name, label, record.created_at, tuple(links), (record.artifact,), problem)
+
+
+def _decision(sources: Sources, digest: str, events: Events) -> Known:
+    record, problem = sources.read(Decision, digest)
+    if record is None:
+        told: list[Link] = [("decides about", "adapter", str(e.body["candidate"])) for e in events[-1:]]
+        name, verdict = _said(events, "public_name"), _said(events, "verdict")
+        return Known(name, verdict, _at(events), tuple(told), (), problem)
+    links: list[Link] = [("decides on", "report", report) for report in record.reports]
+    parts: tuple[str, ...] = ()
+    if record.ratings is not None:
+        parts = (record.ratings.votes,)
+        links.append(("counts votes of", "campaign", record.ratings.campaign))
+        try:
+            file = sources.store.verify("votes", record.ratings.votes) / VOTES_FILE
+            votes = [json.loads(line) for line in file.read_bytes().splitlines()]
+            links += [("counts", "rating", str(vote["rating"])) for vote in votes]
+        except InvalidEvidence as error:
+            problem = sources.broken("votes", record.ratings.votes, error)
+    label = f"{record.verdict}, gate {record.gate}"
+    return Known(record.public_name, label, record.created_at, tuple(links), parts, problem)
+
+
+def _approval(sources: Sources, digest: str, events: Events) -> Known:
+    record, problem = sources.read(Approval, digest)
+    if record is None:
+        told: list[Link] = [("approves", "decision", str(e.body["decision"])) for e in events[-1:]]
+        return Known("?", "", _at(events), tuple(told), (), problem)
+    links: tuple[Link, ...] = (("approves", "decision", record.decision),)
+    return Known(record.approver, "", record.created_at, links)
+
+
+def _release(sources: Sources, digest: str, events: Events) -> Known:
+    record, problem = sources.read(Release, digest)
+    state = events[-1].kind.partition(".")[2] if events else "never requested"
+    if record is None:
+        told: list[Link] = [("puts forward", "adapter", str(e.body["adapter"])) for e in events[-1:]]
+        return Known(_said(events, "public_name"), state, _at(events), tuple(told), (), problem)
+    links: list[Link] = [("puts forward", "adapter", record.adapter)]
+    if record.replaces is not None:
+        links.append(("replaces", "adapter", record.replaces))
+    if record.decision is not None:
+        links.append(("stands on", "decision", record.decision))
+    links += [("stands on", "approval", approval) for approval in record.approvals]
+    return Known(record.public_name, f"{record.kind}, {state}", record.created_at, tuple(links))
+
+
+def _model(word: str, digest: str, sources: Sources, base: str | None = None) -> Link:
+    """An edge to a model; without its base's digest a model that was never registered is taken for a base."""
+    is_base = digest == base or (base is None and digest not in sources.registered)
+    return word, "base" if is_base else "adapter", digest
+
+
+def _said(events: Events, key: str) -> str:
+    """What the first of the events, which made the thing, says under a key."""
+    return str(events[0].body.get(key, "?")) if events else "?"
+
+
+def _at(events: Events) -> str | None:
+    return events[0].at if events else None
+
+
+READERS: dict[Kind, Callable[[Sources, str, Events], Known]] = {
+    "base": _base,
+    "dataset": _dataset,
+    "adapter": _adapter,
+    "report": _report,
+    "campaign": _campaign,
+    "rating": _rating,
+    "preferences": _preferences,
+    "decision": _decision,
+    "approval": _approval,
+    "release": _release,
+}
+"""Public names have none: they are folded from all events about them (`llmops.registry.graph`)."""
