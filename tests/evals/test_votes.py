@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from scipy import stats as scipy_stats
 
 from llmops import stats
@@ -442,3 +443,15 @@ def test_touched_rating_ends_the_command_with_4(room: Room) -> None:
     assert done.returncode == 4
     assert "ratings: #3 was changed" in done.stdout
     assert "INVALID" in done.stdout.splitlines()[-1]
+
+
+def test_shipped_gate_asks_for_the_campaign_that_names_it_and_for_no_more_items_than_it_shows() -> None:
+    root = Path(__file__).parents[2]
+    gate = load_gate(root / "evals" / "gates" / "docstrings-rated.yaml")
+    campaign = yaml.safe_load((root / "feedback_ui" / "docstrings-gate.yaml").read_text())
+    assert gate.ratings is not None
+    assert (gate.ratings.campaign, campaign["gate"]) == (
+        campaign["name"],
+        "../evals/gates/docstrings-rated.yaml",
+    )
+    assert gate.ratings.min_items <= campaign["n_items"]
