@@ -34,7 +34,6 @@ from tests.feedback.browser import (
     put_campaign,
     ratings_of,
     serving_page,
-    start_page,
     started,
     wait_until,
 )
@@ -226,15 +225,21 @@ def _change(workspace: Workspace, statement: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_page_cleanly_with_a_browser_still_connected(
+def test_the_command_serves_a_campaign_and_a_signal_ends_it_while_a_browser_is_connected(
     workspace: Workspace, number: signal.Signals
 ) -> None:
-    put_campaign(workspace, plain_items(1))
-    served = start_page(workspace)
+    put_campaign(workspace, plain_items(1), name="asked")
+    put_campaign(workspace, plain_items(2), name="newer")
+    environment = {**os.environ, "LLMOPS_WORKSPACE": str(workspace.root)}
+    command = [sys.executable, "-P", "-m", "llmops.cli", "feedback", "ui", "asked", "--port", "0"]
+    served = started(command, workspace, env=environment)
     with httpx.Client() as client:
-        assert client.get(served.url, timeout=60).status_code == 200
+        assert client.get(f"{served.url}/config", timeout=60).json()["title"] == "Rating: asked"
+        shown = served.call("next_item", rater="Ann")["item"]["showing"]
+        served.call("rate_item", rater="Ann", showing=shown, choice="b")
         served.process.send_signal(number)
         assert served.process.wait(60) == 0
+    assert [r.choice for r in ratings_of(workspace, "Ann", "asked")] == ["right"]
 
 
 def test_without_an_open_campaign_no_page_is_served(workspace: Workspace) -> None:
