@@ -63,6 +63,53 @@ checks:
   - {{metric: exact_match, kind: non_inferior, margin: 20}}
 """
 
+SECOND_RECIPE = """\
+name: docs
+base_model: {base}
+method: {{kind: dpo, beta: 0.1}}
+data: {{kind: preferences, name: docs-train}}
+continue_from: docs
+n_steps: {n_steps}
+batch: {{per_device: 8}}
+learning_rate: {learning_rate}
+precision: fp32
+seed: 0
+held_out_frac: 0.1
+device: cpu
+tracking: none
+"""
+
+TRAIN_CAMPAIGN = """\
+name: docs-train
+purpose: train
+dataset: docs
+models: [docs]
+decoding: {{temperature: {temperature}, max_tokens: 40}}
+n_items: {n_items}
+"""
+
+GATE_CAMPAIGN = """\
+name: docs-gate
+purpose: gate
+gate: {gate}
+n_items: {n_items}
+"""
+
+RATED_GATE = """\
+name: docs-rated
+public_name: docs
+suite: suite.yaml
+min_cases: 20
+checks:
+  - {{metric: rougeL, kind: non_inferior, margin: 20}}
+ratings:
+  campaign: docs-gate
+  min_items: {min_items}
+  win_rate: {{kind: non_inferior, margin: {margin}}}
+  max_both_bad: 95
+approvals: 1
+"""
+
 
 @dataclass(frozen=True)
 class Done:
@@ -83,7 +130,7 @@ class Loop:
     def llmops(self, *arguments: str, check: bool = True, timeout_s: float = 240, **env: str) -> Done:
         """Run `llmops` in the workspace."""
         done = subprocess.run(
-            [sys.executable, "-m", "llmops.cli", *arguments],
+            [*self.command(), *arguments],
             cwd=self.root,
             env=self.environment() | env,
             stdin=subprocess.DEVNULL,
@@ -96,6 +143,10 @@ class Loop:
             f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         )
         return Done(done.returncode, done.stdout, done.stderr)
+
+    def command(self) -> tuple[str, ...]:
+        """The words that run `llmops` as a child."""
+        return sys.executable, "-m", "llmops.cli"
 
     def environment(self) -> dict[str, str]:
         """The variables a command in this workspace runs under."""

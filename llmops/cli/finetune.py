@@ -11,6 +11,7 @@ import typer
 from llmops.cli.output import as_json, progress
 from llmops.records import AdapterRecord
 from llmops.registry.adapters import Registry
+from llmops.schema import short
 from llmops.settings import find_workspace
 
 PROVABLE_NATS = 0.1  # twice what rounding to bfloat16 alone changes; see llmops/engines/proof.py
@@ -47,7 +48,7 @@ def print_adapter(registry: Registry, record: AdapterRecord, json: bool) -> None
         )
     if lineage.n_rows:
         typer.echo("rows     " + ", ".join(f"{name} {n}" for name, n in lineage.n_rows.items()))
-    code = (lineage.git_sha or "no repository")[:12] + (
+    code = (short(lineage.git_sha) if lineage.git_sha else "no repository") + (
         " with uncommitted changes" if lineage.git_diff_sha256 else ""
     )
     typer.echo(f"code     {code}")
