@@ -22,12 +22,16 @@ def decide_with(
     rated: bool = False,
 ) -> Decision:
     """The newest decision about `docs`: a PASS that asks for approvals, and counted votes if wanted."""
-    plain, _ = decide(registry, adapter, engine)
+    return asking(registry, decide(registry, adapter, engine)[0], n_approvals, rated)
+
+
+def asking(registry: Registry, plain: Decision, n_approvals: int = 0, rated: bool = False) -> Decision:
+    """A newer decision that says the same as `plain` and asks people, too."""
     ratings = _votes(registry, plain) if rated else None
     decision = replace(plain, n_approvals=n_approvals, ratings=ratings)
     body = {
-        "decision": registry.store.put_record(decision), "public_name": "docs", "verdict": "PASS",
-        "candidate": adapter.adapter,
+        "decision": registry.store.put_record(decision), "public_name": plain.public_name, "verdict": plain.verdict,
+        "candidate": plain.candidate,
     }  # fmt: skip
     registry.ledger.append("decision.made", body)
     return decision

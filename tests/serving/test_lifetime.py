@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -19,9 +20,11 @@ import pytest
 
 from llmops.ledger import Event
 from llmops.records import AdapterRecord, EngineSignature
+from llmops.registry.approvals import approve
 from llmops.registry.releases import request_override, request_promotion, request_rollback
 from llmops.serving.lock import running, stop
 from tests.evidence import activate, decide
+from tests.registry.consent import asking
 from tests.serving.conftest import Stage, make_stage
 from tests.serving.gateway import Endpoint, finish, said, serving, wait_for, write_profile
 
@@ -30,7 +33,7 @@ REASON = "written for this test"
 
 @dataclass(frozen=True)
 class Life:
-    """A gateway that was started on a workspace with four damaged names."""
+    """A gateway that was started on a workspace with six damaged names."""
 
     stage: Stage
     endpoint: Endpoint
@@ -43,6 +46,15 @@ def _promoted(stage: Stage, name: str, adapter: AdapterRecord, engine: EngineSig
     event, _ = request_promotion(stage.registry, name, engine)
     activate(stage.registry, event)
     return decision.reports[0]
+
+
+def _agreed(stage: Stage, name: str, adapter: AdapterRecord, engine: EngineSignature) -> str:
+    """Release on votes and an approval as if a gateway had served then; returns the approval's digest."""
+    plain, _ = decide(stage.registry, adapter, engine, public_name=name)
+    asking(stage.registry, plain, 1, rated=True)
+    approval = approve(stage.registry, name, "ann", None)
+    activate(stage.registry, request_promotion(stage.registry, name, engine)[0])
+    return approval.digest()
 
 
 def _change_a_byte(path: Path) -> None:
@@ -66,12 +78,19 @@ def life(
     _promoted(stage, "tampered", first, engine)
     report = _promoted(stage, "reportless", third, engine)
     _promoted(stage, "elsewhere", second, EngineSignature(**{**engine.to_pairs(), "dtype": "bfloat16"}))
+    approval = _agreed(stage, "unapproved", second, engine)
+    _agreed(stage, "unrated", third, engine)
     event, release = request_override(stage.registry, "damaged", second, REASON)
     activate(stage.registry, event)
     waiting, _ = request_override(stage.registry, "waiting", third, REASON)
     _change_a_byte(store.path("adapter", first.adapter) / "adapter_model.safetensors")
     (store.path("report_record", report) / "record.json").unlink()
     _change_a_byte(store.path("release_record", release.digest()) / "record.json")
+    (store.path("approval_record", approval) / "record.json").unlink()
+    with sqlite3.connect(stage.workspace.state / "llmops.db") as connection:
+        connection.execute(
+            "UPDATE ratings SET choice = 'tie' WHERE number = (SELECT max(number) FROM ratings)"
+        )
     with serving(write_profile(stage.workspace.root, base.path), stage.workspace) as endpoint:
         yield Life(stage, endpoint, waiting)
 
@@ -89,6 +108,8 @@ def answers(endpoint: Endpoint, name: str) -> str:
         ("reportless", "report_record"),
         ("elsewhere", "measured on dtype=bfloat16, this engine has dtype=float32"),
         ("damaged", "release_record"),
+        ("unapproved", "approval_record"),
+        ("unrated", "was changed after it was given"),
     ],
 )
 def test_name_whose_evidence_is_damaged_answers_503_and_says_why(life: Life, name: str, why: str) -> None:
