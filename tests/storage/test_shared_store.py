@@ -291,6 +291,21 @@ def test_folder_shared_by_two_workspaces_works_as_a_bucket_does(
     assert [p for p in shared.rglob("*") if p.is_file()] == []
 
 
+def test_upload_of_which_one_file_is_refused_leaves_no_artifact(
+    tmp_path: Path, clean_env: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "shared"
+    clean_env.setenv("LLMOPS_STORE_URL", f"file://{shared}")
+    store = Store.of(another_workspace(tmp_path / "workspace"))
+    digest = Store(tmp_path / "elsewhere").put_files("adapter", FILES)
+    (shared / "adapter" / digest).mkdir(parents=True)
+    (shared / "adapter" / digest / "sub").write_text("a file where a folder is needed")
+    with pytest.raises(StoreError, match="writing failed"):
+        store.put_files("adapter", FILES)
+    assert (store.has("adapter", digest), store.digests("adapter")) == (False, [])
+    assert [p for p in store.root.rglob("*") if p.is_file()] == []
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [
