@@ -108,7 +108,7 @@ def _elsewhere(graph: Graph, node: Node, shown: set[str], hung: set[Edge]) -> li
     """What else of the tree a node leads to: a node hangs in one place alone. Ratings are too many to be named."""
     edges = [edge for edge in graph.edges_from(node) if edge.target in shown and edge not in hung]
     far = [(edge.word, graph.nodes[edge.target]) for edge in edges]
-    return [f"{word} {there.title}" for word, there in far if "rating" not in (node.kind, there.kind)]
+    return [f"{word} {there.handle}" for word, there in far if "rating" not in (node.kind, there.kind)]
 
 
 def _campaign(graph: Graph, rating: Node) -> str:

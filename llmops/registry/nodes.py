@@ -54,11 +54,14 @@ class Node:
     problem: str | None = None
 
     @property
+    def handle(self) -> str:
+        """Kind and short id, enough to find it by."""
+        return f"{self.kind} {self.id if self.kind == 'name' else short(self.id)}"
+
+    @property
     def title(self) -> str:
         """Kind, short id and name, as messages and trees have it."""
-        return (
-            f"{self.kind} {self.id}" if self.kind == "name" else f"{self.kind} {short(self.id)} {self.name}"
-        )
+        return self.handle if self.kind == "name" else f"{self.handle} {self.name}"
 
 
 @dataclass(frozen=True)

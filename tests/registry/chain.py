@@ -1,4 +1,4 @@
-"""One whole round made by hand: rows, an adapter and its release, ratings, and the adapter that was learnt from them."""
+"""One whole round made by hand: rows, an adapter, its release, ratings, and the adapter that learnt from them."""
 
 from __future__ import annotations
 

@@ -64,14 +64,14 @@ def test_upstream_of_every_kind_is_exactly_what_it_was_made_from(chain: Chain) -
         c.first_decision: first | {c.base_report, c.first_report},
         c.first_release: first | {c.base_report, c.first_report, c.first_decision},
         c.train: first,
-        **{vote: train for vote in c.votes[:4]},
+        **dict.fromkeys(c.votes[:4], train),
         c.preferences: preferences - {c.preferences},
         c.second: preferences,
         c.second_report: second,
         c.champion_report: first,
         c.early_decision: reports,
         c.gate: reports,
-        **{vote: gate for vote in c.votes[4:]},
+        **dict.fromkeys(c.votes[4:], gate),
         c.decision: decision - {c.decision},
         c.approval: decision,
         c.release: release - {c.release},
@@ -92,7 +92,16 @@ def test_downstream_is_the_same_edges_walked_the_other_way(chain: Chain) -> None
 
 def test_a_rating_leads_to_the_adapter_that_learnt_from_it_and_to_its_release(chain: Chain) -> None:
     c, graph = chain, build_graph(chain.registry)
-    beyond = {c.second_report, c.early_decision, c.gate, *c.votes[4:], c.decision, c.approval, c.release, "docs"}
+    beyond = {
+        c.second_report,
+        c.early_decision,
+        c.gate,
+        *c.votes[4:],
+        c.decision,
+        c.approval,
+        c.release,
+        "docs",
+    }
     assert _down(graph, c.votes[0]) == {c.preferences, c.second} | beyond
     # What was answered anew, a tie, and a skip taught and decided nothing.
     assert _down(graph, c.votes[1]) == _down(graph, c.votes[2]) == _down(graph, c.votes[5]) == set()
@@ -158,7 +167,8 @@ def test_every_form_of_reference_finds_its_node(chain: Chain) -> None:
         assert graph.find(f"{graph.nodes[node_id].kind}:{node_id[:16]}").id == node_id
     snapshot = c.registry.ledger.events("dataset.snapshotted")[0].body["artifact"]
     forms = {
-        "latest": c.second, f"docs@{c.first[:12]}": c.first, "adapter:docs": c.second, "docs": "docs", "name:docs": "docs",
+        "latest": c.second, f"docs@{c.first[:12]}": c.first, "adapter:docs": c.second, "docs": "docs",
+        "name:docs": "docs",
         "#4": c.votes[3], "rating:4": c.votes[3], "rating:latest": c.votes[5], f"base@{c.base[:12]}": c.base,
         "campaign:docs-train": c.train, "preferences:docs-train": c.preferences, "docs-gate": c.gate,
         "decision:docs": c.decision, "release:docs": c.release, "approval:latest": c.approval,
@@ -185,7 +195,9 @@ def test_reference_that_more_than_one_thing_answers_to_lists_them(chain: Chain) 
     "wrong", ["", "abcde", "nobody", "rating:99", "#0", "docs@000000000000", "gate:docs", "base:docs", ":"]
 )
 def test_reference_that_nothing_answers_to_says_what_is_accepted(chain: Chain, wrong: str) -> None:
-    with pytest.raises(BadRequest, match="nothing answers to it; give `latest`, a public name, .*rating:NUMBER"):
+    with pytest.raises(
+        BadRequest, match=r"nothing answers to it; give `latest`, a public name, .*rating:NUMBER"
+    ):
         build_graph(chain.registry).find(wrong)
 
 
