@@ -61,7 +61,11 @@ def continue_recipe(
     try:
         record = find_parent(recipe.continue_from, registry)
     except BadRequest as error:
-        raise ConfigError(f"{where}: continue_from: {error}") from error
+        problem = str(error).removeprefix(f"adapter {recipe.continue_from}: ")
+        raise ConfigError(
+            f"{where}: continue_from: {recipe.continue_from!r} is no public name with a champion, and as an "
+            f"adapter: {problem}"
+        ) from error
     if record.base != base.digest:
         raise ConfigError(
             f"{where}: continue_from: {record.model_name} belongs to {record.base_ref} ({short(record.base)}), not to "

@@ -83,7 +83,7 @@ class Lora(Settings):
 
     r: int = Field(16, ge=1, le=512)
     """Rank of the update matrices."""
-    alpha: int = Field(32, ge=1)
+    alpha: int | float = Field(32, gt=0)
     """Scale of the update: it is multiplied by alpha / r (by alpha / sqrt(r) with use_rslora)."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Fraction of the adapter's inputs dropped while training."""

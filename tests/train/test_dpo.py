@@ -247,12 +247,12 @@ def test_saved_adapter_is_one_plain_peft_folder_of_the_parents_shape(
     assert (model.peft_config["default"].r, model.peft_config["default"].lora_alpha) == (8, 16)
 
 
-def test_bfloat16_and_four_bits_learn_too(bench: Bench, tiny_adapter: Path) -> None:
+def test_bfloat16_and_four_bits_learn_too(bench: Bench) -> None:
     for changes in ({"precision": "bf16"}, {"precision": "bf16", "quantization": "nf4"}):
         if "quantization" in changes:
             pytest.importorskip("bitsandbytes")
         recipe, session, order = _set_up(
-            bench, tiny_adapter, lora={"r": 8, "alpha": 16}, n_steps=24, learning_rate=2e-3, **changes
+            bench, pairs=STYLE, n_steps=20, batch={"per_device": 4}, learning_rate=5e-3, **changes
         )
         trainer = build_trainer(recipe, session, order, _ignore)
         assert {p.dtype for p in trainer.model.parameters() if p.requires_grad} == {torch.float32}

@@ -44,12 +44,31 @@ def test_unknown_setting_is_refused_with_the_nearest_known_one(bench: Bench) -> 
         ({"data": {"kind": "dataset", "name": "d", "pool": "gate"}}, "pool"),
         ({"data": {"kind": "table"}}, "data"),
         ({"learning_rate": 0}, "learning_rate"),
+        ({"method": {"kind": "dpo"}}, "data: method dpo learns from pairs"),
+        ({"data": {"kind": "preferences", "name": "d"}}, "data: preferences are for method dpo"),
         ({"method": {"kind": "magic"}}, "method: .*'sft', 'dpo'"),
     ],
 )
 def test_impossible_recipe_is_refused_by_name(bench: Bench, changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_recipe(bench.recipe(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": {"kind": "dpo", "beta": 0}}, "beta"),
+        ({"method": {"kind": "dpo", "loss": "hinge"}}, "loss"),
+        ({"method": {"kind": "dpo", "sft_weight": -1}}, "sft_weight"),
+        ({"method": {"kind": "dpo", "beat": 0.2}}, "beat is not a setting; did you mean method.beta"),
+        ({"continue_from": None, "lora": {"dropout": 0.1}}, "lora: dpo compares with its reference"),
+    ],
+)
+def test_impossible_preference_recipe_is_refused_by_name(
+    bench: Bench, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(bench.dpo_recipe(**changes))
 
 
 def test_resolved_recipe_loads_again_as_the_same_recipe(bench: Bench, tmp_path: Path) -> None:
