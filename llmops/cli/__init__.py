@@ -60,6 +60,8 @@ app.command("status")(status.status)
 app.command("quickstart")(quickstart.quickstart)
 app.command("init")(upkeep.init)
 app.command("gc")(upkeep.gc)
+app.command("backup")(upkeep.backup)
+app.command("restore")(upkeep.restore)
 
 
 def _version(wanted: bool) -> None:

@@ -119,6 +119,44 @@ def gc(
         typer.echo(f"adapters stay: the gateway at {silent} does not say which it has loaded")
 
 
+def backup(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The new file: .tar, or .tar.gz to compress it.")
+    ],
+) -> None:
+    """Write the whole workspace into one file: database, store, runs, the files you edit; serving and rating go on."""
+    from llmops.cli.output import progress
+    from llmops.settings import find_workspace
+    from llmops.upkeep.backup import back_up
+
+    with progress("artifacts") as report:
+        done = back_up(find_workspace(), file, report)
+    typer.echo(
+        f"{file}: {done.n_events:,} events, {done.n_ratings:,} ratings, {done.n_artifacts:,} artifacts, "
+        f"{done.n_files:,} other files, {_size(file.stat().st_size)}"
+    )
+    typer.echo(f"digest {done.digest}")
+    for path in done.left_out:
+        typer.echo(f"left out, too large for a run's file: {path} ({_size(path.stat().st_size)})")
+    typer.echo("base models are not in it: recipes and profiles name where they come from")
+
+
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `llmops backup` wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The workspace: not there yet, or empty.")],
+) -> None:
+    """Make a workspace from a backup; every byte, the chain of events and the ratings are verified first."""
+    from llmops.cli.output import progress
+    from llmops.upkeep.restore import restore as bring_back
+
+    with progress("backup") as report:
+        done = bring_back(file, folder, report)
+    typer.echo(
+        f"{folder}: {done.n_events:,} events, {done.n_ratings:,} ratings and {done.n_artifacts:,} artifacts, "
+        f"as they were at {done.created_at}; all verified"
+    )
+
+
 def _loaded_adapters(workspace: Workspace) -> tuple[frozenset[str], str | None]:
     """Digests of the adapters a running gateway has loaded; and its address, when it runs and does not say."""
     from llmops.serving.server import running

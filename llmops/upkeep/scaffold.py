@@ -7,16 +7,16 @@ it is whole: a folder that is half written is never seen.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import yaml
 
-from llmops.errors import BadRequest, DataError, StoreError
+from llmops.errors import BadRequest, DataError
 from llmops.registry.adapters import require_name
 from llmops.settings import MARKER
 from llmops.upkeep.own_rows import read_shape
+from llmops.upkeep.place import made_beside, require_free
 from llmops.upkeep.retarget import COMMAND, Change, OwnData, is_config, retarget, with_base
 from llmops.upkeep.rewrite import EXAMPLE, flow, renamed
 from llmops.upkeep.template import template_files, template_root
@@ -91,34 +91,17 @@ def make_workspace(root: Path, own: OwnRows | None = None, base_model: str | Non
         DataError: the rows cannot be used; nothing is written.
         StoreError: the disk did not take it; nothing is left behind.
     """
-    _require_free(root)
+    require_free(root)
     if own is not None:
         _require_usable(own)
     base = _checked_base(base_model) if base_model is not None else None
-    where = root.resolve()
-    try:
-        where.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{where.name}.", dir=where.parent) as scratch:
-            stage = Path(scratch) / where.name
-            (stage / "data").mkdir(parents=True)
-            change = _take_rows(own, base, stage / "data") if own else None
-            _write(stage, base, change)
-            files = tuple(sorted(p.relative_to(stage) for p in stage.rglob("*") if p.is_file()))
-            commands = _commands(stage, own.name if own else EXAMPLE)
-            _move(stage, where)
-    except OSError as error:
-        raise StoreError(
-            f"{root}: cannot be written ({error.strerror}); free space or fix permissions"
-        ) from error
+    with made_beside(root) as stage:
+        (stage / "data").mkdir()
+        change = _take_rows(own, base, stage / "data") if own else None
+        _write(stage, base, change)
+        files = tuple(sorted(p.relative_to(stage) for p in stage.rglob("*") if p.is_file()))
+        commands = _commands(stage, own.name if own else EXAMPLE)
     return Made(files, commands, change)
-
-
-def _require_free(root: Path) -> None:
-    if root.is_symlink() and not root.exists():
-        raise BadRequest(f"{root}: is a link to nothing; give another folder")
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        what = "is not empty" if root.is_dir() else "is a file"
-        raise BadRequest(f"{root}: {what}; give a new folder, nothing is ever overwritten")
 
 
 def _require_usable(own: OwnRows) -> None:
@@ -225,19 +208,3 @@ def _readme(name: str, root: Path) -> str:
         at_once=" ".join(f"{option} {file}" for option, file in main.items()),
         others="\n".join(f"    llmops {_command(path)}" for path in others),
     )
-
-
-def _move(stage: Path, where: Path) -> None:
-    """Put the finished folder in its place; an empty folder that is there already keeps being the same folder."""
-    if not where.exists():
-        stage.rename(where)
-        return
-    moved = []
-    try:
-        for child in sorted(stage.iterdir()):
-            child.rename(where / child.name)
-            moved.append(where / child.name)
-    except OSError:
-        for child in moved:
-            shutil.rmtree(child) if child.is_dir() else child.unlink()
-        raise
