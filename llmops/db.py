@@ -262,7 +262,7 @@ def _use_wal(engine: Engine) -> None:
         if connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal":
             return
         try:
-            with FileLock(f"{path}.migrate.lock", timeout=BUSY_TIMEOUT_MS / 1000):
+            with FileLock(f"{path}.migrate.lock", timeout=BUSY_TIMEOUT_MS / 1000, poll_interval=0.01):
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         except (OSError, Timeout) as error:
             raise CouldNotRun(

@@ -7,10 +7,13 @@ import subprocess
 import sys
 import time
 from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy.engine import make_url
 
 from llmops import db
 from llmops.db import HEAD_REVISION, metadata, open_database, writing
@@ -213,3 +216,28 @@ def test_one_rater_cannot_have_two_live_ratings_of_an_item(workspace: Workspace,
         backend.execute(
             f"INSERT INTO ratings (number, digest, {columns}) SELECT 2, 'x', {columns} FROM ratings"
         )
+
+
+def _connect_in_step(folder: Path, barrier: Barrier, n: int) -> None:
+    try:
+        for i in range(n):
+            barrier.wait(100)
+            db._connect(make_url(f"sqlite:///{folder}/{i}.db")).dispose()
+    except BaseException:
+        barrier.abort()
+        raise
+
+
+@pytest.mark.parametrize(
+    "n_files", [40, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+)
+def test_files_opened_by_processes_in_step_are_never_locked(tmp_path: Path, n_files: int) -> None:
+    """Switching to WAL at the same moment is refused by SQLite at once, whatever the busy timeout."""
+    spawn = get_context("spawn")
+    barrier = spawn.Barrier(6)
+    started = [spawn.Process(target=_connect_in_step, args=(tmp_path, barrier, n_files)) for _ in range(6)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(800)
+    assert [process.exitcode for process in started] == [0] * 6
