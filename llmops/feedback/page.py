@@ -168,6 +168,7 @@ async def _serve(app: Any, listener: socket.socket, on_ready: Callable[[str], No
             return nullcontext()
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            """Take the socket, then tell where the page answers."""
             await super().startup(sockets)
             if self.started:
                 on_ready(f"http://{HOST}:{listener.getsockname()[1]}")
