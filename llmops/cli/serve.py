@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from llmops.cli.output import SELF, progress
-from llmops.errors import CouldNotRun
+from llmops.cli.output import Detached, start_detached
 from llmops.settings import Workspace, find_workspace
 
 DETACHED_LOG = "serve.log"
-START_TIMEOUT_S = 900.0
 
 
 def serve(
@@ -29,7 +25,11 @@ def serve(
     """Serve the base, registered adapters and released names behind one OpenAI-compatible endpoint."""
     workspace = find_workspace()
     if detach:
-        typer.echo(f"serving  {start_detached(workspace, profile, port)}")
+        words = ("serve", str(profile), *(("--port", str(port)) if port is not None else ()))
+        url = start_detached(
+            Detached(words, workspace.logs / DETACHED_LOG, lambda pid: _url_of(workspace, pid))
+        )
+        typer.echo(f"serving  {url}")
         return
     from llmops.serving.server import serve as run
 
@@ -44,42 +44,9 @@ def stop() -> None:
     typer.echo("stopped" if stopped else "nothing was serving")
 
 
-def start_detached(workspace: Workspace, profile: Path, port: int | None) -> str:
-    """Start `llmops serve` as a process of its own and wait until it answers; returns its URL.
-
-    Raises:
-        CouldNotRun: it ended first (its own last line is in the message), or did not answer in time.
-    """
+def _url_of(workspace: Workspace, pid: int) -> str | None:
+    """The address at which process `pid` answers; None while it is starting."""
     from llmops.serving.server import running
 
-    workspace.logs.mkdir(parents=True, exist_ok=True)
-    log = workspace.logs / DETACHED_LOG
-    command = [*SELF, "serve", str(profile)]
-    if port is not None:
-        command += ["--port", str(port)]
-    with log.open("wb") as output:
-        child = subprocess.Popen(
-            command,
-            cwd=Path.cwd(),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    started = time.monotonic()
-    with progress("serve") as report:
-        while time.monotonic() - started < START_TIMEOUT_S:
-            info = running(workspace)
-            if info is not None and info.pid == child.pid:
-                return info.url
-            if child.poll() is not None:
-                raise CouldNotRun(_last_error(log) or f"serve: ended with code {child.returncode}; see {log}")
-            report(0, 0, f"the engine is starting, {time.monotonic() - started:.0f} s")
-            time.sleep(0.1)
-    child.terminate()
-    raise CouldNotRun(f"serve: did not answer within {START_TIMEOUT_S:.0f} s; see {log}")
-
-
-def _last_error(log: Path) -> str | None:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")]
-    return lines[-1].removeprefix("error: ") if lines else None
+    info = running(workspace)
+    return info.url if info is not None and info.pid == pid else None
