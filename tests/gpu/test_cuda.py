@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from llmops.registry.adapters import Registry
+from llmops.settings import Workspace
+from llmops.train.finetune import finetune
 from tests.loop import DATA, GATE, NAME, PROFILE, RECIPE, SUITE, Loop
 from tests.tiny import build_tiny_model
+from tests.train.support import Bench
 
 pytestmark = pytest.mark.gpu
 
@@ -54,3 +58,39 @@ def test_the_loop_trains_and_serves_on_the_gpu_by_itself(loop: Loop, precision: 
         assert loop.answered_by(NAME, "add 7")
     finally:
         loop.llmops("stop")
+
+
+@pytest.mark.parametrize(
+    "arithmetic",
+    [{"precision": "fp32"}, {"precision": "bf16"}, {"precision": "bf16", "quantization": "nf4"}],
+    ids=["fp32", "bf16", "nf4"],
+)
+def test_preferences_train_a_successor_on_the_gpu(
+    workspace: Workspace, tiny_model: Path, arithmetic: dict[str, str]
+) -> None:
+    if "quantization" in arithmetic:
+        pytest.importorskip("bitsandbytes")
+    bench = Bench(workspace, tiny_model)
+    bench.rows()
+    bench.prefer([(f"What does f{i} do?", f"Return value {i}.", f"It is function {i}!") for i in range(40)])
+    parent = finetune(bench.recipe(device="auto", **arithmetic), workspace)
+    settings = {"n_steps": 20, "learning_rate": 3e-3, "held_out_frac": 0.25, **arithmetic}
+    record = finetune(bench.dpo_recipe(device="auto", **settings), workspace)
+    lineage = Registry.of(workspace).lineage(record)
+    assert lineage.hardware["device"] == "cuda"
+    assert lineage.continues == parent.adapter
+    assert lineage.metrics["held_out_loss"] < 0.7 * lineage.metrics["held_out_loss_start"]
+    assert lineage.metrics["held_out_accuracy"] == 1.0
+
+
+def test_preference_training_on_the_gpu_follows_the_cpu(workspace: Workspace, tiny_model: Path) -> None:
+    bench = Bench(workspace, tiny_model)
+    bench.rows()
+    bench.prefer([(f"What does f{i} do?", f"Return value {i}.", f"It is function {i}!") for i in range(16)])
+    finetune(bench.recipe(), workspace)
+    figures = []
+    for device in ("cpu", "cuda"):
+        record = finetune(bench.dpo_recipe(device=device, n_steps=8, learning_rate=1e-3), workspace)
+        figures.append(Registry.of(workspace).lineage(record).metrics)
+    assert figures[1]["train_loss"] == pytest.approx(figures[0]["train_loss"], rel=0.01)
+    assert figures[1]["effect_nats"] == pytest.approx(figures[0]["effect_nats"], rel=0.01)
