@@ -134,15 +134,19 @@ def check_gate(
         n_approvals=gate.approvals,
         created_at=now(),
     )
-    digest = registry.store.put_record(decision)
+    _record(registry, decision)
+    return decision
+
+
+def _record(registry: Registry, decision: Decision) -> None:
+    """Store a decision and tell the ledger."""
     body = {
-        "decision": digest,
-        "public_name": gate.public_name,
+        "decision": registry.store.put_record(decision),
+        "public_name": decision.public_name,
         "verdict": decision.verdict,
-        "candidate": record.adapter,
+        "candidate": decision.candidate,
     }
     registry.ledger.append("decision.made", body)
-    return decision
 
 
 def gate_digest(gate: GateConfig) -> str:
