@@ -89,13 +89,17 @@ class Ledger:
             return append_event(connection, kind, body)
 
     def events(self, *kinds: EventKind, after: int = 0) -> list[Event]:
-        """Events with a number above `after`, oldest first; all kinds when none is named."""
+        """Events with a number above `after`, oldest first; all kinds when none is named.
+
+        Raises:
+            InvalidEvidence: one was edited so that it cannot be read.
+        """
         query = select(events).where(events.c.seq > after).order_by(events.c.seq)
         if kinds:
             query = query.where(events.c.kind.in_(kinds))
         with self.engine.connect() as connection:
             rows = connection.execute(query).all()
-        return [Event(r.seq, r.at, r.kind, json.loads(r.body), r.prev, r.hash) for r in rows]
+        return [Event(r.seq, r.at, r.kind, _body(r.seq, r.kind, r.body), r.prev, r.hash) for r in rows]
 
     def head(self) -> tuple[int, str]:
         """Number and hash of the newest event; (0, 64 zeros) when there is none."""
@@ -157,6 +161,16 @@ def append_event(connection: Connection, kind: EventKind, body: JsonDict) -> Eve
         events.insert().values(seq=seq, at=at, kind=kind, body=text, prev=prev, hash=event.hash)
     )
     return event
+
+
+def _body(seq: int, kind: str, text: str) -> JsonDict:
+    try:
+        body = json.loads(text)
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise InvalidEvidence(f"ledger: event {seq} ({kind}) was edited; restore the database")
+    return body
 
 
 def event_hash(seq: int, at: str, kind: str, body: str, prev: str) -> str:

@@ -79,7 +79,7 @@ def load_record(cls: type[R], data: JsonDict) -> R:
     """
     from pydantic import ValidationError
 
-    found = data.get("schema")
+    found = data.get("schema") if isinstance(data, dict) else None  # what was edited may be any JSON
     if found != cls.schema:
         raise InvalidEvidence(
             f"record: schema {found!r} where {cls.schema!r} is needed; use the version that wrote it"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmops.db import HEAD_REVISION
-from llmops.errors import BadRequest
+from llmops.errors import BadRequest, InvalidEvidence
 from llmops.records import Lineage
 from llmops.registry.adapters import Registry
 from llmops.registry.approvals import approve
@@ -231,6 +231,15 @@ def test_changed_record_is_shown_and_what_events_tell_remains(own: Chain) -> Non
     assert {i for i, n in graph.nodes.items() if n.problem} == {own.decision}
 
 
+@pytest.mark.parametrize("text", ["", "[]", "null", '"text"', "{}", "{", '{"schema": 7}'])
+def test_record_that_became_anything_else_is_changed(own: Chain, text: str) -> None:
+    _record(own, "lineage", own.registry.adapter(own.second).lineage).write_text(text)
+    graph = build_graph(own.registry)
+    assert str(graph.nodes[own.second].problem).startswith("CHANGED: ")
+    assert _up(graph, own.second) == {own.base}
+    assert own.release in _down(graph, own.second)
+
+
 def test_missing_preferences_leave_the_adapter_and_the_campaign_readable(own: Chain) -> None:
     shutil.rmtree(_record(own, "preferences", own.preferences).parent)
     graph = build_graph(own.registry)
@@ -306,6 +315,13 @@ def test_edited_ledger_is_said_and_its_broken_events_are_passed_over(own: Chain)
     assert len(graph.problems) == 1
     assert "(preferences.snapshotted) was edited" in graph.problems[0]
     assert own.votes[0] in _up(graph, own.second)  # the adapter's own lineage still leads there
+
+
+@pytest.mark.parametrize("body", ["{", "[]", "null"])
+def test_event_that_cannot_be_read_is_named(own: Chain, body: str) -> None:
+    _sql(own, f"UPDATE events SET body = '{body}' WHERE seq = 2")
+    with pytest.raises(InvalidEvidence, match=r"event 2 \(adapter.registered\) was edited"):
+        build_graph(own.registry)
 
 
 def test_rollback_leaves_the_name_with_its_older_release_and_says_who_moved_it(own: Chain) -> None:
