@@ -19,10 +19,10 @@ from llmops.errors import ConfigError
 from llmops.evals.gate import check_gate, gate_digest, load_gate
 from llmops.evals.votes import RatingRules, vote_checks
 from llmops.ratings.book import RatingBook
-from llmops.ratings.campaigns import close_campaign, put_items
+from llmops.ratings.campaigns import close_campaign, find_campaign, put_items
 from llmops.ratings.outcomes import outcome
 from llmops.records import Campaign, Check, Decision, Report
-from tests.evals.conftest import Room
+from tests.evals.conftest import Room, write
 from tests.evals.voting import NAME, campaign_of, evaluated, vote, wishes
 
 BETTER = {"metric": "exact_match", "kind": "superior", "by": 0}
@@ -397,9 +397,15 @@ def llmops(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_votes_approvals_and_release_go_through_the_command_line(room: Room) -> None:
-    campaign = campaign_of(room, evaluated(room), 50)
+    evaluated(room)
     gate = str(room.gate(BETTER, ratings=asked(max_both_bad=40), approvals=2))
     root = room.workspace.root
+    file = write(
+        root / "campaign.yaml", {"name": NAME, "purpose": "gate", "gate": "gate.yaml", "n_items": 50}
+    )
+    opened = llmops(root, "feedback", "open", str(file))
+    assert opened.returncode == 0, opened.stderr
+    campaign = find_campaign(room.registry.store, room.registry.ledger, NAME)
     undecided = llmops(root, "gate", "check", gate)
     assert undecided.returncode == 3
     assert "not counted yet" in undecided.stdout
