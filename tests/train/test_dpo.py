@@ -262,6 +262,33 @@ def test_bfloat16_and_four_bits_learn_too(bench: Bench) -> None:
         assert seen[-1]["loss"] < 0.5 * seen[0]["loss"]
 
 
+def test_four_bit_weights_still_pass_gradients_after_the_reference_was_read(bench: Bench) -> None:
+    """A gradient by hand: through the same base with its 4-bit weights spelt out again in full."""
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    recipe, session, order = _set_up(bench, quantization="nf4", precision="bf16", n_steps=1)
+    trainer = build_trainer(recipe, session, order, _ignore)
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
+    gradients = []
+    for spelt_out in (False, True):
+        if spelt_out:
+            for name, layer in list(trainer.model.named_modules()):
+                if isinstance(layer, bitsandbytes.nn.Linear4bit):
+                    full = bitsandbytes.functional.dequantize_4bit(
+                        layer.weight.data, layer.weight.quant_state
+                    )
+                    plain = torch.nn.Linear(layer.in_features, layer.out_features, bias=False)
+                    plain.weight = torch.nn.Parameter(full.to(torch.bfloat16), requires_grad=False)
+                    trainer.model.set_submodule(name, plain)
+        trainer.model.train().zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            trainer.compute_loss(trainer.model, batch).backward()
+        gradients.append({k: p.grad for k, p in trainer.model.named_parameters() if p.requires_grad})
+    moved = [k for k, g in gradients[1].items() if float(g.norm()) > 0]
+    assert any("layers.0.self_attn.q_proj" in k for k in moved)
+    for name in moved:
+        torch.testing.assert_close(gradients[0][name], gradients[1][name], rtol=0.1, atol=0.02)
+
+
 def test_gradient_checkpointing_changes_memory_not_weights(bench: Bench) -> None:
     weights = []
     for on in (False, True):
