@@ -237,8 +237,8 @@ def score_pairs(trainer: Any, recipe: Recipe, pairs: Sequence[Pair]) -> Scores:
     """Scores of pairs, in their order, under the trainer's model as it is now, without dropout; on the CPU."""
     n_pairs = len(pairs)
     logprobs, n_tokens = torch.zeros(2 * n_pairs), torch.zeros(2 * n_pairs, dtype=torch.long)
-    # bitsandbytes 0.50 lays 4-bit weights out anew when they are first read in eval mode on a CPU; from then on gradients
-    # do not pass through them, and training goes wrong in silence. Dropout is off in either mode.
+    # bitsandbytes 0.50 lays 4-bit weights out anew when they are first read in eval mode on a CPU; from then on no
+    # gradient passes through them, and training goes wrong in silence. Dropout is off in either mode.
     model = trainer.model.train(recipe.quantization == "nf4")
     device = next(model.parameters()).device
     by_length = sorted(range(n_pairs), key=lambda i: pairs[i].n_tokens)
