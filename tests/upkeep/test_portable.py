@@ -32,7 +32,7 @@ def test_workspace_moves_from_a_laptop_to_shared_servers_and_back(
     assert _lines(team, "adapter", "list", **shared) == adapters
     assert "chain whole" in team.llmops("ledger", "verify", **shared).out
     n_keys = len(bucket.keys())
-    bucket.write("team/llmops/dropped/" + "0" * 64 + "/manifest.json", b"{}")
+    bucket.write("team/llmops/dropped/" + "e" * 64 + "/manifest.json", b"{}")
     assert "removed 0 artifacts" in team.llmops("gc", **shared).out  # young
     assert "removed 1 artifacts" in team.llmops("gc", "--older-than", "0", **shared).out
     assert len(bucket.keys()) == n_keys
