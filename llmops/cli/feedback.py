@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llmops.cli import page
 from llmops.cli.evaluate import endpoint_of
-from llmops.cli.output import Detached, as_json, progress, start_detached, table
-from llmops.errors import BadRequest, CouldNotRun, InvalidEvidence
-from llmops.holder import AlreadyHeld, HeldFile
+from llmops.cli.output import as_json, progress, table
+from llmops.errors import BadRequest, InvalidEvidence
 from llmops.registry.adapters import Registry
 from llmops.schema import JsonDict, short
-from llmops.settings import Workspace, find_workspace
+from llmops.settings import find_workspace
 
 if TYPE_CHECKING:
     from llmops.feedback.campaign_file import GateCampaign
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from llmops.records import Campaign
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What people think of answers.")
-
-PAGE_LOG = "page.log"
-STOP_TIMEOUT_S = 30.0
 
 Name = Annotated[str, typer.Argument(help="The campaign's name, or the start of its digest.")]
 
@@ -67,56 +64,8 @@ def open_(
     typer.echo(f"rate it  llmops feedback ui {campaign.name}")
 
 
-@app.command()
-def ui(
-    name: Annotated[
-        str | None, typer.Argument(help="The campaign's name; default: the newest open one.")
-    ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Listen on this port (0: any free).")] = 7860,
-    detach: Annotated[
-        bool, typer.Option("--detach", help="Return once it answers; `llmops feedback stop` ends it.")
-    ] = False,
-) -> None:
-    """Serve the rating page on this machine alone, until Ctrl-C."""
-    from llmops.feedback.page import serve_page
-
-    workspace = find_workspace()
-    if detach:
-        words = ("feedback", "ui", *([name] if name else []), "--port", str(port))
-        url = start_detached(Detached(words, workspace.logs / PAGE_LOG, lambda pid: _page_at(workspace, pid)))
-        typer.echo(f"rating   {url}")
-        return
-    lock = _page_lock(workspace)
-
-    def ready(url: str) -> None:
-        lock.tell({"url": url})
-        typer.echo(f"rating   {url}  (Ctrl-C stops)")
-
-    try:
-        with lock.held():
-            serve_page(workspace, name, port, ready)
-    except AlreadyHeld as error:
-        raise CouldNotRun(
-            f"feedback ui: process {error.owner.get('pid')} has this workspace's page at {error.owner.get('url')}; "
-            "use it, or end it with `llmops feedback stop`"
-        ) from None
-
-
-@app.command()
-def stop() -> None:
-    """End this workspace's rating page; what was saved stays."""
-    ended = _page_lock(find_workspace()).end(STOP_TIMEOUT_S)
-    typer.echo("stopped" if ended else "no page was served")
-
-
-def _page_lock(workspace: Workspace) -> HeldFile:
-    return HeldFile(workspace.state / "page.lock")
-
-
-def _page_at(workspace: Workspace, pid: int) -> str | None:
-    """The address of the page that process `pid` serves; None while it is starting."""
-    owner = _page_lock(workspace).owner() or {}
-    return str(owner["url"]) if owner.get("pid") == pid and "url" in owner else None
+app.command()(page.ui)
+app.command()(page.stop)
 
 
 @app.command("list")

@@ -16,7 +16,9 @@ from llmops.errors import CouldNotRun
 EXAMPLE = "docstrings"
 """Name of the dataset, recipe, suite and gate that are shipped."""
 # What a comment says with these words was seen on the example's data.
-_ABOUT_EXAMPLE = re.compile(r"docstring|standard library|\bmodules?\b|\bcode\b|Python|measured|\d ?%", re.I)
+_ABOUT_EXAMPLE = re.compile(
+    r"docstring|standard library|\b(modules?|functions?|code)\b|Python|measured|\d ?%", re.I
+)
 _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./=@+-]*(:[A-Za-z0-9_./=@+-]+)*")
 
 
