@@ -310,20 +310,24 @@ def test_page_is_served_for_the_newest_open_campaign_until_it_is_told_to_stop(
     make_campaign(workspace, [item(1)], name="newer")
     loop.llmops("feedback", "close", "older")
     command = [sys.executable, "-m", "llmops.cli", "feedback", "ui", "--port", "0"]
-    with subprocess.Popen(
-        command, cwd=loop.root, env=loop.environment(), stdout=subprocess.PIPE, text=True
-    ) as page:
+    log = loop.root / "page.log"
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            command, cwd=loop.root, env=loop.environment(), stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as page,
+    ):
         try:
             assert page.stdout is not None
             said = page.stdout.readline().split()
-            assert said[0] == "rating"
+            assert said[:1] == ["rating"], log.read_text()
             assert said[1].startswith("http://127.0.0.1:")
             with urllib.request.urlopen(said[1], timeout=60) as answer:
                 assert "Rating: newer" in answer.read().decode()
         finally:
             page.terminate()
             code = page.wait(60)
-    assert code == 0
+    assert code == 0, log.read_text()
     refused = loop.llmops("feedback", "ui", "older", "--port", "0", check=False)
     assert (refused.code, "campaign older: is closed" in refused.err) == (2, True)
 
