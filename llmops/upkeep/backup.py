@@ -28,6 +28,7 @@ from llmops.upkeep.runs import LOCK_FILE, SCRATCH
 from llmops.upkeep.template import FOLDERS
 
 WORKSPACE, DATABASE, STORE, RUNS, MLFLOW = "workspace", "database", "store", "runs", "mlflow.db"
+SCRATCH_PREFIX = "backup-"  # of a folder in .llmops/
 MAX_RUN_FILE_BYTES = 64 << 20
 """A run's larger files are not logs or curves any more."""
 
@@ -54,7 +55,7 @@ def back_up(workspace: Workspace, target: Path, progress: Progress = no_progress
         StoreError: the disk did not take it; nothing is left behind.
     """
     store, ledger = Store.of(workspace), Ledger.of(workspace)
-    with writing_bundle(target) as bundle, tempfile.TemporaryDirectory(dir=workspace.state) as scratch:
+    with writing_bundle(target) as bundle, _scratch(workspace) as scratch:
         ledger.verify(release_anchors(store))
         parts = Path(scratch)
         counts = dump_tables(ledger.engine, parts)
@@ -71,6 +72,10 @@ def back_up(workspace: Workspace, target: Path, progress: Progress = no_progress
         }  # fmt: skip
         digest = bundle.finish(fields)
     return Backup(digest, counts["events"], counts["ratings"], n_artifacts, n_files, left_out)
+
+
+def _scratch(workspace: Workspace) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=workspace.state)
 
 
 def _add_artifacts(bundle: BundleWriter, store: Store, parts: Path, progress: Progress) -> int:

@@ -17,6 +17,7 @@ from llmops.ledger import Ledger
 from llmops.registry.names import release_anchors
 from llmops.settings import Workspace
 from llmops.store import STAGING, Store
+from llmops.upkeep.backup import SCRATCH_PREFIX
 from llmops.upkeep.reach import Artifact, digests_in, reachable, stored
 from llmops.upkeep.runs import LONGEST_RUN_S, Unfinished, holding, scratch_folders, unfinished_runs
 
@@ -140,6 +141,7 @@ def _leftovers(workspace: Workspace, request: Request, unfinished: list[Unfinish
     staging = workspace.store_root / STAGING
     alive = {run.run for run in unfinished if not run.dead}
     stale = sorted(staging.iterdir()) if staging.is_dir() else []
+    stale += sorted(workspace.state.glob(f"{SCRATCH_PREFIX}*"))
     for path in (*stale, *scratch_folders(workspace, alive)):
         files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else []
         # A writer that still works has touched something of it lately.

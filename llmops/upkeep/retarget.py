@@ -90,13 +90,15 @@ def _data(text: str, where: str, change: Change) -> str:
 
 
 def _recipe(text: str, where: str, change: Change) -> str:
-    shipped = yaml.safe_load(text)
+    shipped, shape = yaml.safe_load(text), change.shape
     values: dict[str, object] = {
         "max_tokens": change.row_tokens,
         "drop_budget_frac": change.own.drop_too_long_frac,
     }
     if shipped["method"]["kind"] == "sft":
-        values["n_steps"] = change.shape.n_steps(shipped["n_steps"], shipped["batch"]["per_device"])
+        values["n_steps"] = shape.n_steps(shipped["n_steps"], shipped["batch"]["per_device"])
+    else:  # answers that were sampled: to any prompt, as long as the longest
+        values["max_tokens"] = min(shape.most_tokens + shape.answer_tokens, change.model_tokens)
     return with_values(text, values, where)
 
 

@@ -42,10 +42,21 @@ The same in one go:
 
     llmops quickstart {at_once}
 
-`llmops status` says what is served, on which evidence, and what waits; `llmops stop` ends the endpoint. The first
-line of every YAML file here is the command that runs it; these are the others:
+Then people rate pairs of answers, and what they prefer trains the next round, which people compare with the champion:
 
-{others}
+    llmops feedback open feedback_ui/{name}-train.yaml
+    llmops feedback ui
+    llmops feedback export {name}-train
+    llmops finetune recipes/{name}-dpo.yaml
+    llmops eval evals/suites/{name}.yaml
+    llmops feedback open feedback_ui/{name}-gate.yaml
+    llmops feedback ui
+    llmops gate check evals/gates/{name}-rated.yaml
+    llmops approve
+    llmops release promote {name}
+
+`llmops status` says what is served, on which evidence, and what waits; `llmops stop` ends the endpoint. The first
+line of every YAML file here is the command that runs it:
 
 | folder | what |
 |---|---|
@@ -53,7 +64,7 @@ line of every YAML file here is the command that runs it; these are the others:
 | `recipes/` | fine-tuning runs |
 | `serving/` | serving profiles: which base on which engine |
 | `evals/` | suites: what is asked and scored; gates: what must hold before a release |
-| `feedback_ui/` | what people rate |
+| `feedback_ui/` | campaigns: what people rate |
 
 What is built lies in `.llmops/`, which git leaves out: `llmops backup FILE.tar` keeps all of it in one file.
 """
@@ -197,14 +208,8 @@ def _command(path: Path) -> str:
 
 def _readme(name: str, root: Path) -> str:
     main = {option: file.format(name) for option, file in MAIN_FILES.items()}
-    others = [
-        path
-        for path in sorted(root.rglob("*.yaml"))
-        if path.relative_to(root).as_posix() not in main.values() and is_config(path.read_text())
-    ]
     return README.format(
         name=name,
         steps="\n".join(f"    llmops {command}" for command in _commands(root, name)),
         at_once=" ".join(f"{option} {file}" for option, file in main.items()),
-        others="\n".join(f"    llmops {_command(path)}" for path in others),
     )

@@ -100,15 +100,14 @@ def file(tmp_path: Path, taken: dict[str, bytes]) -> Path:
 # ------------------------------------------------------------ there and back
 
 
-@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
-def test_deleted_workspace_comes_back_elsewhere_as_it_was(full: Loop, tmp_path: Path, suffix: str) -> None:
+def test_deleted_workspace_comes_back_elsewhere_as_it_was(full: Loop, tmp_path: Path) -> None:
     adapters, releases, events = (
         full.llmops("adapter", "list").out,
         full.llmops("release", "list").out,
         _events(full),
     )
     artifacts = stored(Store(full.root / ".llmops/store"))
-    file = tmp_path / f"kept{suffix}"
+    file = tmp_path / "kept.tar.gz"
     out = full.llmops("backup", str(file)).out
     assert f"{len(events)} events, 3 ratings, {len(artifacts)} artifacts" in out
     digest = next(line.split()[1] for line in out.splitlines() if line.startswith("digest "))
@@ -443,4 +442,7 @@ def test_killed_backup_leaves_no_file_that_looks_like_one(full: Loop, tmp_path: 
     child.kill()
     child.wait()
     assert not (tmp_path / "a.tar.gz").exists()
+    assert list((full.root / ".llmops").glob("backup-*"))
+    assert "leftover  .llmops/backup-" in full.llmops("gc", "--older-than", "0").out
+    assert not list((full.root / ".llmops").glob("backup-*"))
     assert "events" in full.llmops("backup", "../a.tar.gz").out

@@ -184,6 +184,9 @@ def test_own_workspace_says_nothing_about_the_example(shell: Loop) -> None:
         in (shell.root / "ws/evals/gates/tickets.yaml").read_text()
     )
     assert not (shell.root / "ws/data/docstrings.py").exists()
+    dpo = (shell.root / "ws/recipes/tickets-dpo.yaml").read_text()
+    assert "functions" not in dpo
+    assert "# The champion of the public name" in dpo
 
 
 def test_comment_about_the_example_goes_as_a_whole() -> None:
