@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llmops.errors import InvalidEvidence
 from llmops.ratings.book import RatingBook
+from llmops.ratings.campaigns import close_campaign
 from llmops.ratings.check import verify_ratings
 from llmops.ratings.frozen import freeze_votes
 from llmops.ratings.outcomes import Outcome, live, outcome, vote_of, votes_by_item
@@ -90,7 +91,9 @@ class Counted:
 def count_votes(
     registry: Registry, rules: RatingRules, evidence: Evidence, level: float, power: float
 ) -> Counted:
-    """The checks on the votes about the two reports of `evidence`; `level` is that of each bound.
+    """The checks on the votes about the two reports of `evidence`, whose campaign is closed once they are counted.
+
+    `level` is that of each bound.
 
     Raises:
         InvalidEvidence: ratings, items or the campaign were altered, or people were shown other answers.
@@ -119,7 +122,10 @@ def count_votes(
         note = f"; newest of {len(about)} campaigns about these reports"
         checks = tuple(replace(check, method=check.method + note) for check in checks)
     reasons = tuple(_reason(rules, check) for check in checks if check.verdict != "PASS")
-    return Counted(checks, reasons, _frozen(registry, campaign, rows, outcomes))
+    frozen = _frozen(registry, campaign, rows, outcomes)
+    # Whoever has seen the result must not change a vote and ask again.
+    close_campaign(registry.ledger, campaign)
+    return Counted(checks, reasons, frozen)
 
 
 def vote_checks(

@@ -73,7 +73,8 @@ class Desk:
 
         def back() -> JsonDict:
             asked = _parse(call)
-            mine = [r for r in live(self._book.ratings()) if r.rater == asked.rater]
+            rater = require_rater(asked.rater)
+            mine = [r for r in live(self._book.ratings()) if r.rater == rater]
             earlier = [r for r in mine if asked.before is None or r.number < asked.before]
             if not earlier:
                 return {"item": None}

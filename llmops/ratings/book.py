@@ -6,6 +6,7 @@ event in one transaction, so what the page calls saved is durable and in the cha
 
 from __future__ import annotations
 
+import json
 import secrets
 import unicodedata
 from collections import Counter
@@ -16,7 +17,7 @@ from typing import Any, get_args
 
 from sqlalchemy import Connection, func, select, update
 
-from llmops.db import ratings, showings, writing
+from llmops.db import events, ratings, showings, writing
 from llmops.errors import BadRequest
 from llmops.ledger import Ledger, append_event
 from llmops.ratings.campaigns import closed_in, is_closed, load_items
@@ -208,7 +209,7 @@ class RatingBook:
         return self._by_digest[min(free, key=lambda d: load.get(d, 0))] if free else None
 
     def _write(self, connection: Connection, row: Any, choice: str, before: Rating | None) -> Rating:
-        number = (connection.execute(select(func.max(ratings.c.number))).scalar() or 0) + 1
+        number = _last_number(connection) + 1
         rating = Rating(
             number=number, campaign=self._digest, item=row.item, rater=row.rater, showing=row.id, left=row.left,
             choice=choice, at=now(), supersedes=before.digest if before else None,  # type: ignore[arg-type]
@@ -230,17 +231,25 @@ class RatingBook:
 
 
 def require_rater(rater: str) -> str:
-    """A rater's name without spaces around it and in one Unicode form, so that one person is one rater.
+    """A rater's name in one form (spaces, letter case, Unicode), so that one person is one rater.
 
     Raises:
         BadRequest: empty, longer than 128 characters, or not printable.
     """
-    name = unicodedata.normalize("NFC", rater.strip())
+    name = unicodedata.normalize("NFKC", rater).casefold().strip()
     if not name or len(name) > MAX_RATER_CHARACTERS or not name.isprintable():
         raise BadRequest(
             f"rater {rater[:40]!r}: give a name of 1 to {MAX_RATER_CHARACTERS} printable characters"
         )
     return name
+
+
+def _last_number(connection: Connection) -> int:
+    """The highest number ever given, by ledger and rows: one whose row was deleted is not given to another."""
+    told = select(events.c.body).where(events.c.kind == "rating.given").order_by(events.c.seq.desc()).limit(1)
+    body = connection.execute(told).scalar()
+    highest = connection.execute(select(func.max(ratings.c.number))).scalar() or 0
+    return max(highest, int(json.loads(body)["number"]) if body else 0)
 
 
 def _lease_start() -> str:

@@ -36,6 +36,7 @@ def verify_ratings(store: Store, ledger: Ledger, campaign: str | None = None) ->
     superseded = {row.rating.supersedes for row in found.values()}
     for number, row in found.items():
         _require_same(row, given[number])
+    for number, row in found.items():
         rating = row.rating
         if sides.get(rating.showing) != (rating.campaign, rating.item, rating.rater, rating.left):
             raise InvalidEvidence(
@@ -71,8 +72,16 @@ def _one_moment(engine: Engine) -> Iterator[Connection]:
 def _given(connection: Connection, campaign: str | None) -> dict[int, JsonDict]:
     """What the ledger says of each rating, with its event's number, by the rating's number."""
     query = select(events.c.seq, events.c.body).where(events.c.kind == "rating.given")
-    bodies = ({**json.loads(body), "seq": seq} for seq, body in connection.execute(query))
-    return {int(body["number"]): body for body in bodies if campaign in (None, body["campaign"])}
+    given: dict[int, JsonDict] = {}
+    for seq, text in connection.execute(query):
+        body = {**json.loads(text), "seq": seq}
+        number = int(body["number"])
+        if campaign not in (None, body["campaign"]):
+            continue
+        if number in given:
+            raise InvalidEvidence(f"ratings: #{number} was given twice (event {seq}); restore the database")
+        given[number] = body
+    return given
 
 
 def _rows(connection: Connection, campaign: str | None) -> dict[int, _Row]:

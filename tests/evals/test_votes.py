@@ -15,7 +15,7 @@ import yaml
 from scipy import stats as scipy_stats
 
 from llmops import stats
-from llmops.errors import ConfigError
+from llmops.errors import BadRequest, ConfigError
 from llmops.evals.gate import check_gate, gate_digest, load_gate
 from llmops.evals.votes import RatingRules, vote_checks
 from llmops.ratings.book import RatingBook
@@ -301,7 +301,7 @@ TOUCHES = {
     "deleted": "DELETE FROM ratings WHERE number = 3",
     "not live": "UPDATE ratings SET live = 0 WHERE number = 3",
     "forged": (
-        "INSERT INTO ratings SELECT 99, 'f' || substr(digest, 2), campaign, item, 'eve', showing, left, choice, at, "
+        "INSERT INTO ratings SELECT 99, substr(digest, 2) || substr(digest, 1, 1), campaign, item, 'eve', showing, left, choice, at, "
         "supersedes, live FROM ratings WHERE number = 3"
     ),
 }
@@ -461,3 +461,12 @@ def test_shipped_gate_asks_for_the_campaign_that_names_it_and_for_no_more_items_
         "../evals/gates/docstrings-rated.yaml",
     )
     assert gate.ratings.min_items <= campaign["n_items"]
+
+
+def test_vote_that_was_counted_cannot_be_changed_to_ask_again(room: Room) -> None:
+    campaign = rated(room, wishes(40, 0))
+    book = RatingBook(room.registry.store, room.registry.ledger, campaign)
+    before = decide(room)
+    with pytest.raises(BadRequest, match="is closed"):
+        book.rate(book.ratings()[0].showing, "both_bad")
+    assert decide(room).ratings == before.ratings

@@ -18,7 +18,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from llmops.ratings.book import RatingBook
+from llmops.ratings.book import RatingBook, require_rater
 from llmops.ratings.campaigns import find_campaign, open_campaign, put_items
 from llmops.records import Campaign, EngineSignature, Item, Message, Rating
 from llmops.registry.adapters import Registry
@@ -68,7 +68,8 @@ def book_of(workspace: Workspace, name: str = "c") -> RatingBook:
 
 def ratings_of(workspace: Workspace, rater: str | None = None, name: str = "c") -> list[Rating]:
     """All ratings of a campaign in the database, by number; of one rater when named."""
-    return [r for r in book_of(workspace, name).ratings() if rater in (None, r.rater)]
+    known = None if rater is None else require_rater(rater)
+    return [r for r in book_of(workspace, name).ratings() if known in (None, r.rater)]
 
 
 # ---------------------------------------------------------------- the page's process

@@ -146,3 +146,23 @@ def test_command_line_tells_of_tampering_with_exit_code_4(workspace: Workspace, 
     done = loop.llmops("feedback", "ratings", "docs", check=False)
     assert (done.code, done.out) == (4, "")
     assert "ratings: #2 was changed after it was given" in done.err
+
+
+def test_rating_given_after_the_newest_row_was_deleted_hides_nothing(workspace: Workspace) -> None:
+    book = make_book(workspace, n_items=4)
+    vote(book, "ann", "first")
+    vote(book, "ben", "tie")
+    with writing(Ledger.of(workspace).engine) as connection:
+        connection.execute(delete(ratings).where(ratings.c.number == 2))
+    vote(book, "cleo", "tie")
+    assert [r.number for r in book.ratings()] == [1, 3]
+    with pytest.raises(InvalidEvidence, match="#2 is missing"):
+        check(workspace, book.campaign)
+
+
+def test_cut_link_to_an_earlier_rating_is_named_at_the_row_that_was_changed(workspace: Workspace) -> None:
+    rated(workspace)
+    with writing(Ledger.of(workspace).engine) as connection:
+        edited(4, supersedes=None)(connection)
+    with pytest.raises(InvalidEvidence, match="#4 was changed after it was given"):
+        check(workspace)
