@@ -203,11 +203,13 @@ class _Hashing:
         self._file, self._digest = file, hashlib.sha256()
 
     def read(self, n_bytes: int = -1) -> bytes:
+        """The next bytes, at most `n_bytes`."""
         chunk = self._file.read(n_bytes)
         self._digest.update(chunk)
         return chunk
 
     def hexdigest(self) -> str:
+        """sha256 (hex) of what was read so far."""
         return self._digest.hexdigest()
 
 
