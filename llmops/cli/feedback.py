@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmops.cli import page
 from llmops.cli.evaluate import endpoint_of
 from llmops.cli.output import as_json, progress, table
+from llmops.cli.page import stop, ui
 from llmops.errors import BadRequest, InvalidEvidence
 from llmops.registry.adapters import Registry
 from llmops.schema import JsonDict, short
@@ -64,8 +64,8 @@ def open_(
     typer.echo(f"rate it  llmops feedback ui {campaign.name}")
 
 
-app.command()(page.ui)
-app.command()(page.stop)
+app.command()(ui)
+app.command()(stop)
 
 
 @app.command("list")

@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 
 ANSWER_TIMEOUT_S = 10.0
 
+DropTooLong = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=0.99,
+        metavar="FRACTION",
+        help="With --rows: share of too long rows training may leave out [0].",
+    ),
+]
+
 
 def init(
     folder: Annotated[
@@ -33,15 +43,7 @@ def init(
     licence: Annotated[
         str | None, typer.Option(help="With --rows: their licence, an SPDX identifier or words.")
     ] = None,
-    drop_too_long: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=0.99,
-            metavar="FRACTION",
-            help="With --rows: share of too long rows training may leave out [0].",
-        ),
-    ] = None,
+    drop_too_long: DropTooLong = None,
     base_model: Annotated[
         str | None,
         typer.Option(
