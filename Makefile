@@ -5,13 +5,13 @@ VENV := .venv/.made
 APP := .venv/.app
 DEV := .venv/.dev
 
-.PHONY: quickstart test check test-guide test-vllm test-stats test-slow test-gpu bench docs lock venv-vllm clean
+.PHONY: quickstart test check test-walks test-vllm test-stats test-slow test-gpu bench docs lock venv-vllm clean
 
 quickstart: $(APP)
 	.venv/bin/llmops quickstart
 
 test: $(DEV)
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not stats and not vllm and not slow and not gpu and not guide" -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not stats and not vllm and not slow and not gpu and not walk" -n 3 --dist loadfile $(ARGS)
 
 check: $(DEV)
 	.venv/bin/ruff check .
@@ -22,8 +22,8 @@ check: $(DEV)
 test-vllm: $(DEV) venv-vllm
 	.venv/bin/python -m pytest -m vllm $(ARGS)
 
-test-guide: $(DEV)
-	.venv/bin/python -m pytest -m guide $(ARGS)
+test-walks: $(DEV)
+	.venv/bin/python -m pytest -m walk $(ARGS)
 
 test-stats: $(DEV)
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m stats $(ARGS)

@@ -136,7 +136,7 @@ def test_lock_pins_plain_versions_only() -> None:
 
 def test_ci_runs_the_commands_contributors_are_told_to_run() -> None:
     ci = (ROOT / ".ci" / "run").read_text()
-    for target in ("check", "test", "test-stats", "test-vllm"):
+    for target in ("check", "test", "test-stats", "test-walks", "test-vllm"):
         assert f"make {target}\n" in ci
 
 

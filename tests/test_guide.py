@@ -1,6 +1,6 @@
 """The README's guide to one's own data, word for word: its files, its commands in their order, its page in a browser.
 
-Runs with the real 135M model and takes minutes: `make test-guide`.
+Runs with the real 135M model and takes minutes: `make test-walks`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HEADING = "## Your own data in 15 minutes"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 WEEKDAY = re.compile(r"a (Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day\.$")
 
-pytestmark = [pytest.mark.guide, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.walk, pytest.mark.timeout(1500)]
 
 
 def guide() -> list[tuple[str, str]]:

@@ -33,7 +33,7 @@ from tests.loop import (
 )
 from tests.tiny import build_tiny_model
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.walk, pytest.mark.browser, pytest.mark.timeout(900)]
 
 WANTED = dict(zip(("add", "list", "close"), ANSWERS, strict=True))
 KEYS = {"a": "1", "b": "2", "tie": "3", "both_bad": "4", "skip": "5"}
@@ -134,10 +134,12 @@ def test_votes_train_the_next_adapter_gate_it_and_it_is_served(loop: Loop) -> No
     assert len(pairs) == sum(s.chosen is not None for s in seen) >= 8
     dropped = _lines(next((loop.root / ".llmops/store/preferences").glob("*/dropped.jsonl")))
     assert len(pairs) + len(dropped) == len(seen)
-    trained = {json.dumps(r["messages"][-2]) for r in _gate_rows(loop)}
-    assert not trained & {json.dumps(p["messages"][-1]) for p in pairs}
+    kept_out = {json.dumps(r["messages"][-2]) for r in _gate_rows(loop)}
+    assert not kept_out & {json.dumps(p["messages"][-1]) for p in pairs}
 
-    loop.llmops("finetune", "second.yaml")
+    said = loop.llmops("finetune", "second.yaml").out
+    assert f"parent   {champion}" in said
+    assert f"learnt   {len(pairs)} preferences of docs-train@" in said
     second = re.findall(r"docs@[0-9a-f]{12}", loop.llmops("adapter", "list").out)[-1]
     assert second != champion
     lineage = json.loads(loop.llmops("adapter", "show", second, "--json").out)["lineage"]

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from llmops.cli.output import as_json, progress
-from llmops.records import AdapterRecord
+from llmops.records import AdapterRecord, PreferenceSnapshot
 from llmops.registry.adapters import Registry
 from llmops.schema import short
 from llmops.settings import find_workspace
@@ -46,6 +46,13 @@ def print_adapter(registry: Registry, record: AdapterRecord, json: bool) -> None
             f"note     the effect is under {PROVABLE_NATS} nats a token: only a float32 engine can prove that it is "
             "applied; train longer to serve it in bfloat16"
         )
+    if lineage.continues:
+        typer.echo(
+            f"parent   {registry.adapter(lineage.continues).model_name}, whose weights training began with"
+        )
+    if lineage.preferences:
+        pairs = registry.store.get_record(PreferenceSnapshot, lineage.preferences)
+        typer.echo(f"learnt   {pairs.n_pairs} preferences of {pairs.name}@{short(lineage.preferences)}")
     if lineage.n_rows:
         typer.echo("rows     " + ", ".join(f"{name} {n}" for name, n in lineage.n_rows.items()))
     code = (short(lineage.git_sha) if lineage.git_sha else "no repository") + (

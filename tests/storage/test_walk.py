@@ -14,7 +14,7 @@ from tests.loop import ANSWERS, DATA, GATE, NAME, PROFILE, RECIPE, SUITE
 from tests.storage.backends import BackedLoop, Backend
 from tests.tiny import build_tiny_model
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.walk, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
