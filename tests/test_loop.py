@@ -18,6 +18,8 @@ from tests.evidence import copy_with_other_weights
 from tests.loop import ANSWERS, DATA, GATE, NAME, PROFILE, RECIPE, SUITE, Loop
 from tests.tiny import build_tiny_model
 
+pytestmark = [pytest.mark.walk, pytest.mark.timeout(600)]
+
 
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
