@@ -166,6 +166,8 @@ The endpoint is running: {url}/v1  (model `{public_name}`)
 Open next:
   {page}
                          base and adapter side by side
+  llmops feedback open feedback_ui/docstrings-train.yaml
+                         people rate its answers; their votes train the next round
   llmops status          champion, evidence, what waits
   llmops ledger verify   the chain of what happened
   llmops stop            stop the endpoint"""
