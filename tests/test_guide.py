@@ -5,6 +5,7 @@ Runs with the real 135M model and takes minutes: `make test-walks`.
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 import shlex
@@ -21,7 +22,6 @@ from tests.feedback.browser import Rater, chromium
 ROOT = Path(__file__).parent.parent
 HEADING = "## Your own data in 15 minutes"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-WEEKDAY = re.compile(r"a (Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day\.$")
 
 pytestmark = [pytest.mark.walk, pytest.mark.timeout(1500)]
 
@@ -71,23 +71,22 @@ def _require_shown(command: str, promised: list[str], printed: str) -> None:
         assert _shape(line) in found, f"{command}: the README shows {line!r}, it printed\n{printed}"
 
 
+def _judge(prompt: str, left: str, right: str) -> tuple[str, str]:
+    """What somebody with a calendar says: the right answer wins, else the one with the right date; with its key."""
+    day = datetime.date.fromisoformat(re.findall(r"\d{4}-\d\d-\d\d", prompt)[0])
+    wanted = f"{day.day} {day:%B %Y}, a {day:%A}."
+    worth = [(text == wanted) + text.startswith(wanted.split(",")[0]) for text in (left, right)]
+    if worth[0] == worth[1]:
+        return ("tie", "3") if worth[0] else ("both_bad", "4")
+    return ("a", "1") if worth[0] > worth[1] else ("b", "2")
+
+
 def _rate(url: str) -> int:
-    """Rate until nothing is left: whoever names a weekday properly and briefly wins; returns how many were rated."""
+    """Rate until nothing is left; returns how many items were rated."""
     with chromium() as browser:
         rater, n = Rater(browser, url, "ann").sign_in(), 0
         while not rater.page.locator("[data-part=done-head]").is_visible():
-            _, left, right = rater.shown()
-            good = [bool(WEEKDAY.search(text)) for text in (left, right)]
-            choice, key = (
-                ("a", "1")
-                if good[0] and not good[1]
-                else ("b", "2")
-                if good[1] and not good[0]
-                else ("tie", "3")
-            )
-            if n == 0:
-                choice, key = "a", "1"  # at least one preference, whatever the model says
-            rater.answer(choice, key)
+            rater.answer(*_judge(*rater.shown()))
             n += 1
             rater.page.wait_for_function(
                 "() => document.querySelector('[data-choice=a]:not([aria-disabled=true])')?.offsetParent"
