@@ -20,6 +20,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from llmops.errors import BadRequest, ConfigError
 
 MARKER = "llmops.yaml"
+RUN_LOCK = "lock"
+"""File in a run's folder that whoever works on the run holds; the kernel takes it back however the process ends."""
+RUN_SCRATCH = ("adapter", "trainer")
+"""Folders of a run that are removed when it ends; logs and metrics stay."""
 
 C = TypeVar("C", bound=BaseModel)
 

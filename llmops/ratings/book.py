@@ -21,6 +21,7 @@ from llmops.db import events, ratings, showings, writing
 from llmops.errors import BadRequest
 from llmops.ledger import Ledger, append_event
 from llmops.ratings.campaigns import closed_in, is_closed, load_items
+from llmops.ratings.outcomes import rating_of
 from llmops.records import Campaign, Choice, Item, Rating
 from llmops.settings import now
 from llmops.store import Store
@@ -259,4 +260,4 @@ def _lease_start() -> str:
 
 def _read(connection: Connection, *where: Any) -> list[Rating]:
     rows = connection.execute(select(ratings).where(*where).order_by(ratings.c.number)).mappings()
-    return [Rating(**{k: v for k, v in row.items() if k not in ("digest", "live")}) for row in rows]
+    return [rating_of({**row}) for row in rows]

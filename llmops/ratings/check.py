@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine, RowMapping, select
+from sqlalchemy import Connection, Engine, select
 
 from llmops.db import events, ratings, showings
 from llmops.errors import InvalidEvidence
 from llmops.ledger import Ledger
+from llmops.ratings.outcomes import rating_of
 from llmops.records import Campaign, Rating
 from llmops.schema import JsonDict, short
 from llmops.store import Store
@@ -88,12 +89,10 @@ def _rows(connection: Connection, campaign: str | None) -> dict[int, _Row]:
     query = select(ratings).order_by(ratings.c.number)
     if campaign is not None:
         query = query.where(ratings.c.campaign == campaign)
-    return {int(row["number"]): _row(row) for row in connection.execute(query).mappings()}
-
-
-def _row(row: RowMapping) -> _Row:
-    fields = {k: v for k, v in row.items() if k not in ("digest", "live")}
-    return _Row(Rating(**fields), str(row["digest"]), bool(row["live"]))
+    return {
+        int(row["number"]): _Row(rating_of({**row}), str(row["digest"]), bool(row["live"]))
+        for row in connection.execute(query).mappings()
+    }
 
 
 def _require_complete(given: dict[int, JsonDict], found: dict[int, _Row]) -> None:

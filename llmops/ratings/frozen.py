@@ -15,7 +15,7 @@ from llmops.db import ratings
 from llmops.errors import InvalidEvidence
 from llmops.ledger import Ledger
 from llmops.ratings.check import verify_ratings
-from llmops.ratings.outcomes import live, vote_of
+from llmops.ratings.outcomes import live, rating_of, vote_of
 from llmops.records import Campaign, Rating, RatingEvidence
 from llmops.schema import canonical_json, short
 from llmops.store import Store
@@ -49,10 +49,7 @@ def verify_votes(store: Store, ledger: Ledger, evidence: RatingEvidence) -> None
     folder = store.verify("votes", evidence.votes)
     with ledger.engine.connect() as connection:
         rows = connection.execute(select(ratings).where(ratings.c.campaign == evidence.campaign)).mappings()
-        known = {
-            row["digest"]: Rating(**{k: v for k, v in row.items() if k not in ("digest", "live")})
-            for row in rows
-        }
+        known = {row["digest"]: rating_of({**row}) for row in rows}
     for line in (folder / VOTES_FILE).read_bytes().splitlines():
         counted = json.loads(line)
         rating = known.get(counted["rating"])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 from llmops.records import Rating
 
@@ -16,6 +16,11 @@ RULE = (
     "split when two say it equally often; ties, both bad and split items never become pairs"
 )
 """The rule by which conflicting and repeated votes are resolved; snapshots carry it."""
+
+
+def rating_of(row: Mapping[str, Any]) -> Rating:
+    """The rating that a row of the table `ratings` spells; its own claims, `digest` and `live`, are left out."""
+    return Rating(**{name: value for name, value in row.items() if name not in ("digest", "live")})
 
 
 def live(ratings: Iterable[Rating]) -> list[Rating]:

@@ -13,6 +13,7 @@ from sqlalchemy import select
 from llmops.db import ratings
 from llmops.errors import InvalidEvidence
 from llmops.ledger import Event, Ledger
+from llmops.ratings.outcomes import rating_of
 from llmops.records import Rating
 from llmops.registry.adapters import Registry
 from llmops.registry.names import RELEASE_KINDS, readable_anchors, readable_states
@@ -78,9 +79,7 @@ def _rows(ledger: Ledger) -> dict[int, tuple[Rating, str]]:
     """The ratings in the database by number; read after the events, so that none the ledger names is still to come."""
     with ledger.engine.connect() as connection:
         found = connection.execute(select(ratings)).mappings().all()
-    rows = (
-        (Rating(**{k: v for k, v in r.items() if k not in ("digest", "live")}), r["digest"]) for r in found
-    )
+    rows = ((rating_of({**row}), row["digest"]) for row in found)
     return {rating.number: (rating, str(digest)) for rating, digest in rows}
 
 

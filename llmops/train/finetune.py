@@ -22,7 +22,7 @@ from llmops.errors import LlmopsError, StoreError, TrainingFailed
 from llmops.records import AdapterRecord, Lineage, PreferenceSnapshot, Probes
 from llmops.registry.adapters import NewAdapter, Registry
 from llmops.schema import Progress, no_progress
-from llmops.settings import Workspace, now
+from llmops.settings import RUN_LOCK, RUN_SCRATCH, Workspace, now
 from llmops.tracking import TrackedRun, Tracker, start_tracking
 from llmops.train.lineage import GitState, git_state, hardware, installed_packages
 from llmops.train.plan import DROPPED_FILE, Plan, plan
@@ -34,7 +34,6 @@ if TYPE_CHECKING:  # loads torch
     from llmops.train.loop import OnStep
 
 RECIPE_FILE, METRICS_FILE, ERROR_FILE = "recipe.json", "metrics.jsonl", "error.txt"
-LOCK_FILE = "lock"
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def finetune(recipe_path: Path, workspace: Workspace, progress: Progress = no_pr
             raise
         raise known from error
     finally:
-        for scratch in ("adapter", "trainer"):
+        for scratch in RUN_SCRATCH:
             shutil.rmtree(run.folder / scratch, ignore_errors=True)
         run.lock.release()
     return record
@@ -90,7 +89,7 @@ def _begin(name: str, workspace: Workspace) -> Run:
     stamp = re.sub(r"[^0-9T]", "", now())[:15]
     run_id = f"{stamp}-{name}-{uuid.uuid4().hex[:4]}"
     folder = workspace.runs / run_id
-    lock = FileLock(folder / LOCK_FILE)
+    lock = FileLock(folder / RUN_LOCK)
     try:
         folder.mkdir(parents=True)
         lock.acquire(timeout=0)

@@ -19,12 +19,11 @@ from llmops.errors import InvalidEvidence
 from llmops.ledger import Ledger
 from llmops.registry.names import release_anchors
 from llmops.schema import Progress, no_progress
-from llmops.settings import MARKER, Workspace, now
+from llmops.settings import MARKER, RUN_LOCK, RUN_SCRATCH, Workspace, now
 from llmops.store import Store
 from llmops.upkeep.bundle import BundleWriter, writing_bundle
 from llmops.upkeep.dump import dump_tables, dumped_events, dumped_head
 from llmops.upkeep.reach import digests_in, missing, reachable, stored
-from llmops.upkeep.runs import LOCK_FILE, SCRATCH
 from llmops.upkeep.template import FOLDERS
 
 WORKSPACE, DATABASE, STORE, RUNS, MLFLOW = "workspace", "database", "store", "runs", "mlflow.db"
@@ -127,7 +126,7 @@ def _run_files(workspace: Workspace) -> Iterator[Path]:
     """Logs, curves and pages of the runs, without what is scratch or belongs to a process."""
     for path in sorted(workspace.runs.rglob("*")) if workspace.runs.is_dir() else []:
         parts = path.relative_to(workspace.runs).parts
-        if path.is_file() and len(parts) > 1 and parts[1] not in (*SCRATCH, LOCK_FILE):
+        if path.is_file() and len(parts) > 1 and parts[1] not in (*RUN_SCRATCH, RUN_LOCK):
             yield path
 
 

@@ -12,10 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from llmops.ledger import Ledger
-from llmops.settings import Workspace
+from llmops.settings import RUN_LOCK, RUN_SCRATCH, Workspace
 
-LOCK_FILE = "lock"
-SCRATCH = ("adapter", "trainer")  # folders of a run that are removed when it ends; logs and metrics stay
 LONGEST_RUN_S = 30 * 86400.0
 """After this an unfinished run that cannot be asked (of another machine) is not waited for any more."""
 
@@ -46,7 +44,7 @@ def scratch_folders(workspace: Workspace, alive: set[str]) -> list[Path]:
     if not workspace.runs.is_dir():
         return []
     runs = [path for path in sorted(workspace.runs.iterdir()) if path.is_dir() and path.name not in alive]
-    return [run / name for run in runs for name in SCRATCH if (run / name).is_dir()]
+    return [run / name for run in runs for name in RUN_SCRATCH if (run / name).is_dir()]
 
 
 @contextmanager
@@ -54,10 +52,10 @@ def holding(folder: Path) -> Iterator[bool]:
     """Hold a run's lock for the block; False when somebody else holds it, or it never had one."""
     from filelock import FileLock, Timeout
 
-    if not (folder / LOCK_FILE).is_file():
+    if not (folder / RUN_LOCK).is_file():
         yield False
         return
-    lock = FileLock(folder / LOCK_FILE)
+    lock = FileLock(folder / RUN_LOCK)
     try:
         lock.acquire(timeout=0)
     except (Timeout, OSError):
