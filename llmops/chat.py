@@ -124,7 +124,7 @@ def render(
     Raises:
         DataError: the chat template refuses the conversation (its own words are kept).
     """
-    turns = [{"role": m.role, "content": m.content} for m in with_system(messages, contract.system)]
+    turns = [m.to_turn() for m in with_system(messages, contract.system)]
     try:
         text: str = tokenizer.apply_chat_template(
             turns, chat_template=contract.chat_template, tokenize=False, add_generation_prompt=open_answer

@@ -14,7 +14,7 @@ def cases_of(rows: Iterable[Row]) -> list[Case]:
     """One case for each prompt, in order of first appearance; all its answers are references."""
     answers: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        answers[digest_of([[m.role, m.content] for m in row.messages[:-1]])].append(row)
+        answers[digest_of([m.spelling for m in row.messages[:-1]])].append(row)
     cases = []
     for same in answers.values():
         first = same[0]

@@ -145,18 +145,19 @@ def prompt_digest(messages: Sequence[Message]) -> str:
 
 def asked_digest(messages: Sequence[Message]) -> str:
     """Digest of what is asked, whatever is answered."""
-    return digest_of([[m.role, m.content] for m in messages])
+    return digest_of([m.spelling for m in messages])
 
 
 def canonical_line(row: Row) -> bytes:
     """The one line of a row in a snapshot, without its newline."""
-    messages = [{"role": m.role, "content": m.content} for m in row.messages]
-    return canonical_json({"messages": messages, "group": row.group, "source": row.source})
+    data: JsonDict = {"messages": [m.to_turn() for m in row.messages]}
+    if row.tools is not None:
+        data["tools"] = json.loads(row.tools)
+    return canonical_json({**data, "group": row.group, "source": row.source})
 
 
 def row_of_line(line: bytes) -> Row:
     """The row of a snapshot's line, as `canonical_line` wrote it."""
     data = json.loads(line)
-    return Row(
-        tuple(Message(m["role"], m["content"]) for m in data["messages"]), data["group"], data["source"]
-    )
+    tools = canonical_json(data["tools"]).decode() if "tools" in data else None
+    return Row(tuple(Message.of_turn(m) for m in data["messages"]), data["group"], data["source"], tools)

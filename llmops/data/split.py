@@ -58,7 +58,7 @@ def sift(rows: Iterable[Row | Dropped], max_characters: int) -> Sifted:
     seen: dict[str, Row] = {}
     home: dict[str, Row] = {}
     for row in sorted(usable, key=_order):
-        conversation = digest_of([[m.role, m.content] for m in row.messages])
+        conversation = digest_of([m.spelling for m in row.messages])
         prompt = prompt_digest(row.messages)
         if conversation in seen:
             dropped.append(Dropped(row.source, f"duplicate: same as {seen[conversation].source}"))

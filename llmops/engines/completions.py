@@ -48,7 +48,7 @@ def load_answers(store: Store, report: Report) -> list[tuple[Case, Completion]]:
 
 def _case(line: bytes) -> Case:
     data = json.loads(line)
-    messages = tuple(Message(m["role"], m["content"]) for m in data["messages"])
+    messages = tuple(Message.of_turn(m) for m in data["messages"])
     return Case(messages, tuple(data["references"]), data["group"], data["source"])
 
 

@@ -202,7 +202,7 @@ class _Problem:
 def _body(system: System, case: Case, decoding: Decoding) -> JsonDict:
     body: JsonDict = {
         "model": system.model,
-        "messages": [{"role": m.role, "content": m.content} for m in case.messages],
+        "messages": [m.to_turn() for m in case.messages],
         "temperature": decoding.temperature,
         "top_p": decoding.top_p,
         "max_tokens": decoding.max_tokens,

@@ -123,7 +123,7 @@ def leak_fault(registry: Registry, record: AdapterRecord, cases: Sequence[Case])
 
 def prompt_digest(messages: Sequence[Message]) -> str:
     """Digest of what is asked, whatever is answered or expected."""
-    return digest_of([[m.role, m.content] for m in messages])
+    return digest_of([m.spelling for m in messages])
 
 
 def _trained_prompts(registry: Registry, record: AdapterRecord) -> set[str]:

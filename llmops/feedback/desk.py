@@ -122,7 +122,7 @@ def _parse(call: object) -> Call:
 
 def _drawn(showing: Showing) -> JsonDict:
     """What the browser is told of a showing: the texts as they stand, never whose they are."""
-    messages = [{"role": m.role, "content": m.content} for m in showing.item.messages]
+    messages = [m.to_turn() for m in showing.item.messages]
     return {"showing": showing.id, "messages": messages, "texts": list(showing.texts)}
 
 

@@ -105,7 +105,7 @@ def load_items(store: Store, campaign: Campaign) -> list[Item]:
 
 
 def _line(item: Item) -> bytes:
-    messages = [{"role": m.role, "content": m.content} for m in item.messages]
+    messages = [m.to_turn() for m in item.messages]
     answers = list(item.answers)
     return canonical_json(
         {"messages": messages, "answers": answers, "group": item.group, "source": item.source}
@@ -115,5 +115,5 @@ def _line(item: Item) -> bytes:
 def _item(line: bytes) -> Item:
     data = json.loads(line)
     first, second = data["answers"]
-    messages = tuple(Message(m["role"], m["content"]) for m in data["messages"])
+    messages = tuple(Message.of_turn(m) for m in data["messages"])
     return Item(messages, (first, second), data["group"], data["source"])

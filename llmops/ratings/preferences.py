@@ -72,7 +72,7 @@ def preference_line(pair: Preference) -> bytes:
     """The one line of a pair in a snapshot, without its newline."""
     return canonical_json(
         {
-            "messages": [{"role": m.role, "content": m.content} for m in pair.messages],
+            "messages": [m.to_turn() for m in pair.messages],
             "chosen": pair.chosen,
             "rejected": pair.rejected,
             "group": pair.group,
@@ -86,5 +86,5 @@ def preference_line(pair: Preference) -> bytes:
 def preference_of_line(line: bytes) -> Preference:
     """The pair of a snapshot's line, as `preference_line` wrote it."""
     data = json.loads(line)
-    messages = tuple(Message(m["role"], m["content"]) for m in data.pop("messages"))
+    messages = tuple(Message.of_turn(m) for m in data.pop("messages"))
     return Preference(messages=messages, ratings=tuple(data.pop("ratings")), **data)

@@ -3,7 +3,7 @@
 Nothing here reads or writes files; `llmops.schema` says how a record is spelt and hashed.
 """
 
-from llmops.records.data import DatasetSnapshot, Dropped, Message, Row
+from llmops.records.data import DatasetSnapshot, Dropped, Labelled, Message, Row, ToolCall
 from llmops.records.evaluation import Case, Completion, MetricResult, Report
 from llmops.records.feedback import (
     Campaign,
@@ -31,6 +31,7 @@ __all__ = [
     "Dropped",
     "EngineSignature",
     "Item",
+    "Labelled",
     "Lineage",
     "Message",
     "MetricResult",
@@ -44,5 +45,6 @@ __all__ = [
     "Release",
     "Report",
     "Row",
+    "ToolCall",
     "Verdict",
 ]

@@ -22,7 +22,7 @@ class Case:
     @property
     def digest(self) -> str:
         """Digest of what is asked and what is expected."""
-        prompt = [[m.role, m.content] for m in self.messages]
+        prompt = [m.spelling for m in self.messages]
         return digest_of({"messages": prompt, "references": list(self.references)})
 
 

@@ -28,7 +28,7 @@ class Item:
     @property
     def digest(self) -> str:
         """Digest of prompt and answers: what a rating is about."""
-        prompt = [[m.role, m.content] for m in self.messages]
+        prompt = [m.spelling for m in self.messages]
         return digest_of({"messages": prompt, "answers": list(self.answers)})
 
 

@@ -14,7 +14,7 @@ import traceback
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -25,13 +25,13 @@ from llmops.schema import Progress, no_progress
 from llmops.settings import RUN_LOCK, RUN_SCRATCH, Workspace, now
 from llmops.tracking import TrackedRun, Tracker, start_tracking
 from llmops.train.lineage import GitState, git_state, hardware, installed_packages
+from llmops.train.methods import TRAIN
 from llmops.train.plan import DROPPED_FILE, Plan, plan
 from llmops.train.probes import change_nats, choose_probes, compute_probes, require_change, require_effect
 from llmops.train.recipe import load_recipe
-from llmops.train.rows import Example, Examples, Pair
 
 if TYPE_CHECKING:  # loads torch
-    from llmops.train.loop import OnStep
+    from llmops.train.session import Session
 
 RECIPE_FILE, METRICS_FILE, ERROR_FILE = "recipe.json", "metrics.jsonl", "error.txt"
 
@@ -169,7 +169,8 @@ def _train(planned: Plan, run: Run, tracker: Tracker, progress: Progress) -> tup
             progress(step, total, f"loss {figures['loss']:.3f}")
 
         folder = run.folder / "adapter"
-        figures = _train_by_method(planned, run.folder / "trainer", folder, on_step)
+        session = _session(planned, run.folder / "trainer", folder)
+        figures = TRAIN[planned.recipe.method.kind](planned.recipe, session, on_step)
         progress(steps, steps, "probing the saved adapter")
         probes, effects = _probe(planned, folder)
         figures |= effects
@@ -178,22 +179,11 @@ def _train(planned: Plan, run: Run, tracker: Tracker, progress: Progress) -> tup
     return figures, probes
 
 
-def _train_by_method(planned: Plan, scratch: Path, folder: Path, on_step: OnStep) -> dict[str, float]:
+def _session(planned: Plan, scratch: Path, folder: Path) -> Session[Any]:
     from llmops.train.session import Session
 
     parent = planned.parent.folder if planned.parent else None
-    if planned.recipe.method.kind == "dpo":
-        from llmops.train import dpo
-
-        pairs = cast("Examples[Pair]", planned.examples)
-        session = Session(planned.base, pairs, planned.device, scratch, folder, parent)
-        return dpo.train_adapter(planned.recipe, session, on_step)
-    from llmops.train import sft
-
-    rows = cast("Examples[Example]", planned.examples)
-    return sft.train_adapter(
-        planned.recipe, Session(planned.base, rows, planned.device, scratch, folder, parent), on_step
-    )
+    return Session(planned.base, planned.examples, planned.device, scratch, folder, parent)
 
 
 def _probe(planned: Plan, folder: Path) -> tuple[Probes, dict[str, float]]:

@@ -19,9 +19,9 @@ from llmops.registry.adapters import Registry
 from llmops.registry.releases import request_override
 from llmops.schema import canonical_json
 from llmops.tracking import DIGEST_TAG
-from llmops.train import sft
 from llmops.train.finetune import finetune
 from llmops.train.importer import ImportRequest, import_adapter
+from llmops.train.methods import sft
 from tests.evidence import activate
 from tests.tiny import build_tiny_model
 from tests.train.support import Bench

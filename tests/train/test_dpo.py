@@ -19,7 +19,7 @@ from llmops.records import Message
 from llmops.registry.adapters import Registry
 from llmops.registry.bases import resolve_base
 from llmops.train import loop
-from llmops.train.dpo import Scores, build_trainer, pair_losses, train_adapter, trainer_settings
+from llmops.train.methods.dpo import Scores, build_trainer, pair_losses, train_adapter, trainer_settings
 from llmops.train.model import load_base
 from llmops.train.order import training_order
 from llmops.train.pairs import encode_pairs, read_preferences

@@ -24,8 +24,8 @@ from llmops.registry.adapters import Registry
 from llmops.registry.bases import resolve_base
 from llmops.schema import digest_of
 from llmops.train import finetune as module
-from llmops.train import sft
 from llmops.train.finetune import finetune
+from llmops.train.methods import sft
 from llmops.train.probes import effect_nats
 from tests.train.support import Bench
 

@@ -22,12 +22,12 @@ from llmops.registry.bases import resolve_base
 from llmops.schema import no_progress
 from llmops.train import loop
 from llmops.train.finetune import finetune
+from llmops.train.methods.sft import build_trainer, train_adapter, trainer_settings
 from llmops.train.model import load_base, lora_config, pick_device, require_quantization
 from llmops.train.order import training_order
 from llmops.train.recipe import Recipe, load_recipe
 from llmops.train.rows import Example, encode_rows, read_source
 from llmops.train.session import Session
-from llmops.train.sft import build_trainer, train_adapter, trainer_settings
 from tests.train.support import PAIRS, Bench
 
 MIXED = (

@@ -27,6 +27,7 @@ from llmops.train.session import (
     Session,
     Watch,
     precision,
+    run_trainer,
     save_adapter,
     set_first_weights,
     shared_settings,
@@ -164,7 +165,7 @@ def train_adapter(recipe: Recipe, session: Session[Pair], on_step: OnStep) -> di
     trainer = build_trainer(recipe, session, order, watch)
     with disable_input_dtype_casting(trainer.model, active=recipe.precision == "bf16"):
         reference = score_pairs(trainer, recipe, held_out)
-        trainer.train()
+        run_trainer(trainer)
         train_s = time.monotonic() - started
         figures = _held_out(trainer, recipe, held_out, reference)
     sides = [length for pair in pairs for length in pair.lengths]

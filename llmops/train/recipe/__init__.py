@@ -9,113 +9,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from llmops.errors import BadRequest
 from llmops.records import PromptContract
 from llmops.registry.adapters import require_name
 from llmops.settings import load_yaml
+from llmops.train.recipe.adapter import Lora
+from llmops.train.recipe.batch import Batch
+from llmops.train.recipe.methods import Dpo, Sft
+from llmops.train.recipe.settings import Settings
+from llmops.train.recipe.sources import DatasetSource, FileSource, PreferenceSource
 
-
-class Settings(BaseModel):
-    """Base of a recipe's parts: unknown names are refused and values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class Sft(Settings):
-    """Supervised fine-tuning: the loss of the assistant's tokens."""
-
-    kind: Literal["sft"]
-    """The training method."""
-
-
-class Dpo(Settings):
-    """Direct preference optimization (Rafailov 2023, arXiv:2305.18290): chosen answers gain on rejected ones.
-
-    The model is held near the one that training starts from, its reference: the adapter named by `continue_from`, the
-    base without one. A pair's margin is log p(chosen) - log p(rejected), less the same under the reference.
-    """
-
-    kind: Literal["dpo"]
-    """The training method."""
-    beta: float = Field(0.1, gt=0)
-    """How dear it is to leave the reference; larger stays nearer to it. For ipo this is its tau."""
-    loss: Literal["sigmoid", "ipo"] = "sigmoid"
-    """sigmoid: -log sigmoid(beta * margin). ipo: squared distance of the margin a token from 1 / (2 * beta), which does
-    not push pairs that are settled already (Azar 2023, arXiv:2310.12036)."""
-    sft_weight: float = Field(0.0, ge=0)
-    """Weight of the chosen answers' own loss (nats a label), added so that they do not grow unlikely together with the
-    rejected ones (RPO; Pang 2024, arXiv:2404.19733)."""
-
-
-class DatasetSource(Settings):
-    """Rows of a dataset that `llmops data build` has frozen."""
-
-    kind: Literal["dataset"]
-    """A dataset snapshot."""
-    name: str
-    """The dataset's name; its newest snapshot is used."""
-    pool: Literal["train"] = "train"
-    """The pool to train on; prompts of the other pools are kept for rating and for the gate."""
-
-
-class FileSource(Settings):
-    """Rows of JSONL files, taken as they are."""
-
-    kind: Literal["files"]
-    """JSONL files of conversations."""
-    paths: tuple[str, ...] = Field(min_length=1)
-    """Files, relative to the recipe's own; a line is `{"messages": [...]}` or `{"prompt", "completion"}`."""
-
-
-class PreferenceSource(Settings):
-    """Pairs that people's ratings became, as `llmops feedback export` has frozen them."""
-
-    kind: Literal["preferences"]
-    """A preference snapshot."""
-    name: str
-    """The name of the campaign; its newest snapshot is used."""
-
-
-class Lora(Settings):
-    """The shape of the adapter."""
-
-    r: int = Field(16, ge=1, le=512)
-    """Rank of the update matrices."""
-    alpha: int | float = Field(32, gt=0)
-    """Scale of the update: it is multiplied by alpha / r (by alpha / sqrt(r) with use_rslora)."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Fraction of the adapter's inputs dropped while training."""
-    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """Layers that get an update: `all-linear` (all but the output layer), or names such as `q_proj`."""
-    use_rslora: bool = False
-    """Rank-stabilised scale, alpha / sqrt(r) (Kalajdzievski 2023, arXiv:2312.03732)."""
-
-    @field_validator("target_modules")
-    @classmethod
-    def _trainable(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if not value:
-            raise ValueError("names no layer; use all-linear or names such as q_proj")
-        if "lm_head" in value:
-            raise ValueError("lm_head cannot carry an update here (TRL scores it without one); leave it out")
-        return value
-
-
-class Batch(Settings):
-    """How rows come together in one step. A preference is one row and is read as two sequences."""
-
-    per_device: int = Field(8, ge=1)
-    """Rows in one forward and backward pass."""
-    accumulation: int = Field(1, ge=1)
-    """Passes whose gradients make one step."""
-    group_by_length: bool = True
-    """Put rows of like length into one pass, so that less is spent on padding; the order of passes stays random."""
-
-    @property
-    def n_rows(self) -> int:
-        """Rows a step learns from."""
-        return self.per_device * self.accumulation
+__all__ = [
+    "Batch",
+    "DatasetSource",
+    "Dpo",
+    "FileSource",
+    "Lora",
+    "PreferenceSource",
+    "Recipe",
+    "Sft",
+    "load_recipe",
+]
 
 
 class Recipe(Settings):

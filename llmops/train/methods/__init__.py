@@ -1,0 +1,32 @@
+"""The training methods, one module each; every one of them turns examples into a saved adapter and its figures.
+
+Nothing here loads torch: a method's module is imported when a run of it starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # loads torch
+    from llmops.train.loop import OnStep
+    from llmops.train.recipe import Recipe
+    from llmops.train.session import Session
+
+Figures = dict[str, float]
+
+
+def _sft(recipe: Recipe, session: Session[Any], on_step: OnStep) -> Figures:
+    from llmops.train.methods import sft
+
+    return sft.train_adapter(recipe, session, on_step)
+
+
+def _dpo(recipe: Recipe, session: Session[Any], on_step: OnStep) -> Figures:
+    from llmops.train.methods import dpo
+
+    return dpo.train_adapter(recipe, session, on_step)
+
+
+TRAIN: dict[str, Callable[[Recipe, Session[Any], OnStep], Figures]] = {"sft": _sft, "dpo": _dpo}
+"""By the recipe's `method.kind`: trains, writes the PEFT folder `session.adapter`, returns the run's figures."""
