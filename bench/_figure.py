@@ -1,4 +1,4 @@
-"""How benchmarks say a figure: one JSON object a line, with its peer of the same run and everything that could change it."""
+"""How benchmarks say a figure: one JSON object a line, with its peer of the same run and all that could change it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from importlib.metadata import version
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -48,8 +49,8 @@ def unmeasured(figure: str, unit: str, why: str) -> None:
 
 def _processor() -> str:
     try:
-        with open("/proc/cpuinfo") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        names = []
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
