@@ -18,7 +18,9 @@ IGNORED = -100  # label of a position that is not scored, as in torch's cross en
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 """Called after every step with its number, the number of steps, and its figures: loss, grad_norm, learning_rate, and
-for dpo margin and accuracy."""
+what the method adds to them (`STEP_FIGURES`)."""
+
+STEP_FIGURES = ("loss", "grad_norm", "learning_rate", "margin", "accuracy", "kl")
 
 
 def label_positions(labels: torch.Tensor) -> torch.Tensor:
@@ -148,6 +150,5 @@ class StepReporter(TrainerCallback):  # type: ignore[misc]
     def on_log(self, _args: Any, state: Any, _control: Any, logs: dict[str, Any], **_: Any) -> None:
         """Called by the trainer; takes the lines that carry a step's loss."""
         if "loss" in logs:
-            names = ("loss", "grad_norm", "learning_rate", "margin", "accuracy")
-            figures = {name: float(logs[name]) for name in names if logs.get(name) is not None}
+            figures = {name: float(logs[name]) for name in STEP_FIGURES if logs.get(name) is not None}
             self.on_step(state.global_step, state.max_steps, figures)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from llmops.engines.servability import refusals
 from llmops.errors import ConfigError
@@ -17,20 +18,12 @@ from llmops.registry.bases import Base, resolve_base
 from llmops.schema import JsonDict, Progress, digest_of
 from llmops.settings import Workspace
 from llmops.tracking import require_tracker
+from llmops.train.examples import read_examples
 from llmops.train.libraries import quiet_libraries
 from llmops.train.order import n_steps_of
-from llmops.train.pairs import encode_pairs, read_preferences
 from llmops.train.parent import Parent, continue_recipe
-from llmops.train.recipe import PreferenceSource, Recipe, load_recipe
-from llmops.train.rows import (
-    Example,
-    Examples,
-    Pair,
-    dropped_lines,
-    encode_rows,
-    read_source,
-    require_within_budget,
-)
+from llmops.train.recipe import Recipe, load_recipe
+from llmops.train.rows import Examples, dropped_lines, require_within_budget
 
 DROPPED_FILE = "dropped.jsonl"
 
@@ -42,7 +35,7 @@ class Plan:
     recipe: Recipe
     base: Base
     contract: PromptContract
-    examples: Examples[Example] | Examples[Pair]
+    examples: Examples[Any]
     parent: Parent | None
     device: str
     n_parameters: int  # of the adapter
@@ -89,12 +82,7 @@ def plan(recipe_path: Path, workspace: Workspace, folder: Path, progress: Progre
     n_parameters = _require_fit(recipe, base, parent, recipe_path)
     contract = recipe.contract_on(base.contract)
     tokenizer = load_tokenizer(base)
-    examples: Examples[Example] | Examples[Pair]
-    if isinstance(recipe.data, PreferenceSource):
-        examples = encode_pairs(read_preferences(recipe.data, registry), recipe, tokenizer, contract)
-    else:
-        source = read_source(recipe.data, recipe.name, recipe_path.parent, registry)
-        examples = encode_rows(source, recipe, tokenizer, contract, progress)
+    examples = read_examples(recipe, recipe_path.parent, registry, (tokenizer, contract), progress)
     (folder / DROPPED_FILE).write_bytes(dropped_lines(examples.dropped))
     require_within_budget(examples, recipe, folder / DROPPED_FILE)
     n_steps = n_steps_of(recipe, len(examples.train))

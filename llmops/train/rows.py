@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from llmops.chat import Encoded, Tokenizer, encode
 from llmops.data.rows import canonical_line, read_rows
@@ -71,7 +71,48 @@ class Pair:
         return max(self.lengths)
 
 
-E = TypeVar("E", Example, Pair)
+@dataclass(frozen=True)
+class Judged:
+    """One answer that was judged alone, as the trainer sees it: prompt, answer with its end token, good or not."""
+
+    prompt_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]
+    good: bool
+    group: str
+    source: str
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Prompt and answer, as the model reads them."""
+        return self.prompt_ids + self.answer_ids
+
+    @property
+    def n_tokens(self) -> int:
+        """Length in tokens."""
+        return len(self.token_ids)
+
+
+class TrainRow(Protocol):
+    """What is common to every form of row a method learns from."""
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The row, or its better side, as the model reads it."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Length in tokens, of the longer side where there are two."""
+
+    @property
+    def group(self) -> str:
+        """What rows are held out by."""
+
+    @property
+    def source(self) -> str:
+        """Where it stood, `file:line`."""
+
+
+E = TypeVar("E", bound=TrainRow)
 
 
 @dataclass(frozen=True)
@@ -171,9 +212,7 @@ def encode_rows(
     return Examples(source.snapshot, tuple(train), tuple(held_out), tuple(dropped))
 
 
-def require_within_budget(
-    examples: Examples[Example] | Examples[Pair], recipe: Recipe, listing: Path
-) -> None:
+def require_within_budget(examples: Examples[Any], recipe: Recipe, listing: Path) -> None:
     """Refuse a run that would lose more rows than the recipe allows.
 
     Args:

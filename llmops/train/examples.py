@@ -1,0 +1,42 @@
+"""From what a recipe names as its data to the rows its method learns from, encoded and accounted for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from llmops.chat import Tokenizer
+from llmops.records import PromptContract
+from llmops.registry.adapters import Registry
+from llmops.schema import Progress
+from llmops.train.pairs import encode_pairs, judged_of_pairs, read_preferences
+from llmops.train.recipe import Kto, PreferenceSource, Recipe
+from llmops.train.rows import Examples, encode_rows, read_source
+
+
+def read_examples(
+    recipe: Recipe,
+    folder: Path,
+    registry: Registry,
+    encoder: tuple[Tokenizer, PromptContract],
+    progress: Progress,
+) -> Examples[Any]:
+    """The rows of a recipe in the form its method learns from: `Example`, `Pair` or `Judged`.
+
+    Args:
+        recipe: names data and method, which fit each other.
+        folder: what the paths of files are relative to.
+        registry: where snapshots lie.
+        encoder: tokenizer and prompt contract.
+        progress: told how far encoding is.
+
+    Raises:
+        BadRequest: the dataset or the preferences are not there.
+        DataError: a file is missing.
+        InvalidEvidence: a snapshot was altered.
+    """
+    if isinstance(recipe.data, PreferenceSource):
+        pairs = encode_pairs(read_preferences(recipe.data, registry), recipe, *encoder)
+        return judged_of_pairs(pairs) if isinstance(recipe.method, Kto) else pairs
+    source = read_source(recipe.data, recipe.name, folder, registry)
+    return encode_rows(source, recipe, *encoder, progress)
