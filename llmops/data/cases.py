@@ -6,14 +6,24 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from llmops.errors import DataError
 from llmops.records import Case, Row
 from llmops.schema import digest_of
 
 
 def cases_of(rows: Iterable[Row]) -> list[Case]:
-    """One case for each prompt, in order of first appearance; all its answers are references."""
+    """One case for each prompt, in order of first appearance; all its answers are references.
+
+    Raises:
+        DataError: a row has tools or tool calls; what is asked and scored here is text.
+    """
     answers: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
+        if row.tools is not None or any(m.tool_calls or m.role == "tool" for m in row.messages):
+            raise DataError(
+                f"{row.source}: has tools, and cases are asked and scored as text alone; "
+                "keep such rows in a dataset of their own, with nothing in its rate and gate pools"
+            )
         answers[digest_of([m.spelling for m in row.messages[:-1]])].append(row)
     cases = []
     for same in answers.values():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from llmops.data.config import POOLS, Pools
 from llmops.data.rows import canonical_line, prompt_digest
-from llmops.records import Dropped, Row
+from llmops.records import Dropped, Message, Row
 from llmops.schema import digest_of
 
 
@@ -48,7 +48,7 @@ def sift(rows: Iterable[Row | Dropped], max_characters: int) -> Sifted:
         if isinstance(row, Dropped):
             dropped.append(row)
             continue
-        n_characters = sum(len(m.content) for m in row.messages)
+        n_characters = sum(_n_characters(m) for m in row.messages)
         if n_characters > max_characters:
             dropped.append(
                 Dropped(row.source, f"too long: {n_characters:,} characters, limit {max_characters:,}")
@@ -58,7 +58,8 @@ def sift(rows: Iterable[Row | Dropped], max_characters: int) -> Sifted:
     seen: dict[str, Row] = {}
     home: dict[str, Row] = {}
     for row in sorted(usable, key=_order):
-        conversation = digest_of([m.spelling for m in row.messages])
+        spelt = [m.spelling for m in row.messages]
+        conversation = digest_of([spelt, row.tools] if row.tools else spelt)
         prompt = prompt_digest(row.messages)
         if conversation in seen:
             dropped.append(Dropped(row.source, f"duplicate: same as {seen[conversation].source}"))
@@ -76,6 +77,11 @@ def split(rows: Sequence[Row], pools: Pools, salt: str) -> dict[str, list[Row]]:
     for row in rows:
         split_rows[pool_of(row.group, pools, salt)].append(row)
     return split_rows
+
+
+def _n_characters(message: Message) -> int:
+    said = len(message.content) + len(message.reasoning or "")
+    return said + sum(len(call.name) + len(call.arguments) for call in message.tool_calls)
 
 
 def _order(row: Row) -> tuple[str, str, int, bytes]:

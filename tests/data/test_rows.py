@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from llmops.data.formats.known import KNOWN
 from llmops.data.rows import canonical_line, read_rows, row_of_line
 from llmops.errors import DataError
 from llmops.records import Dropped, Message, Row
@@ -32,20 +33,25 @@ def read_one(tmp_path: Path, line: bytes) -> Row | Dropped:
         (b"[1]", "not an object: list"),
         (b'{"prompt": "a\xff", "completion": "b"}', "not UTF-8: byte 0xff at 13"),
         (b'{"prompt": "a", "completion": "\\ud800"}', "not Unicode: a lone surrogate"),
-        (b'{"prompt": "a"}', "no conversation: has neither messages nor prompt and completion"),
+        (b'{"prompt": "a"}', f"unknown format: has prompt; known: {KNOWN}"),
+        (b"{}", f"unknown format: has no field; known: {KNOWN}"),
+        (b'{"n": 1' + b"0" * 5000 + b"}", "malformed JSON: a number of more than 4,300 digits"),
+        (b'{"chosen": "a b", "rejected": "a c"}', "no conversation: the row is a preference"),
+        (b'{"prompt": "a", "completion": "b", "label": true}', "no conversation: the row is a judged answer"),
         (b'{"prompt": "a", "completion": " "}', "empty answer: messages[1]"),
         (b'{"prompt": "", "completion": "b"}', "empty turn: messages[0]"),
         (b'{"prompt": 3, "completion": "b"}', "wrong type: prompt is int, not a list"),
         (b'{"messages": []}', "wrong role order: no turns"),
         (json.dumps({"messages": ask("a")}).encode(), "wrong role order: ends with user, not with an answer"),
         (json.dumps({"messages": ask("a", "b")[::-1]}).encode(), "wrong role order: assistant user"),
-        (b'{"messages": [{"role": "tool", "content": "x"}]}', "unknown role: 'tool'"),
+        (b'{"messages": [{"role": "critic", "content": "x"}]}', "unknown role: 'critic'"),
+        (b'{"messages": [{"role": "tool", "content": "x"}]}', "wrong role order: tool"),
         (
             b'{"messages": [{"role": "user", "content": null}]}',
             "wrong type: messages[0].content is NoneType, not text",
         ),
         (b'{"messages": [], "prompt": "a"}', "ambiguous row: has both messages and prompt or completion"),
-        (b'{"prompt": "a", "completion": "b", "tools": []}', "unsupported field: tools"),
+        (b'{"prompt": "a", "completion": "b", "images": ["x"]}', "unsupported field: images"),
         (b'{"prompt": "a", "completion": "b", "group": 7}', "bad group: 7 is not a name"),
     ],
 )

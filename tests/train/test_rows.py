@@ -128,5 +128,5 @@ def test_dropped_rows_are_records_of_source_and_reason(bench: Bench) -> None:
     with (bench.root / "rows.jsonl").open("a") as file:
         file.write('{"prompt": "only"}\n')
     assert _examples(bench).dropped == (
-        Dropped("rows.jsonl:5", "no conversation: has neither messages nor prompt and completion"),
+        Dropped("rows.jsonl:5", "missing field: completion"),
     )

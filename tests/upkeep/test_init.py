@@ -230,7 +230,7 @@ def test_gate_can_reach_its_cases_with_few_rows(shell: Loop, n: int, share: floa
         (["{"], r"bad\.jsonl:121: malformed JSON.*; 1 of 121 rows cannot be used, mend"),
         (["", "[]"], r"bad\.jsonl:121: empty line; 2 of 122 rows"),
         (['{"prompt": "x", "completion": " "}'], r"bad\.jsonl:121: empty answer"),
-        (['{"prompt": "x", "completion": "y", "tools": []}'], r"unsupported field: tools"),
+        (['{"prompt": "x", "completion": "y", "images": ["i"]}'], r"unsupported field: images"),
         (['{"prompt": "x", "completion": "y"}'] * 2, r"bad\.jsonl:122: duplicate: same as bad\.jsonl:121"),
     ],
 )
