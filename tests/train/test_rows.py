@@ -127,6 +127,4 @@ def test_mask_of_the_real_tokenizer_decodes_to_the_answers_and_their_end_tokens(
 def test_dropped_rows_are_records_of_source_and_reason(bench: Bench) -> None:
     with (bench.root / "rows.jsonl").open("a") as file:
         file.write('{"prompt": "only"}\n')
-    assert _examples(bench).dropped == (
-        Dropped("rows.jsonl:5", "missing field: completion"),
-    )
+    assert _examples(bench).dropped == (Dropped("rows.jsonl:5", "missing field: completion"),)
