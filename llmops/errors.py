@@ -49,6 +49,15 @@ class DataError(BadRequest):
     """A data row or file cannot be used; the message carries file and line."""
 
 
+class RowRefused(DataError):
+    """One row cannot be trained on; `kind` is the class of reasons it is counted under."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        """Keep the kind, such as "no end token"."""
+        super().__init__(message)
+        self.kind = kind
+
+
 class InvalidEvidence(LlmopsError):
     """A file, record or chain of the evidence is missing, altered or does not belong with the rest."""
 
