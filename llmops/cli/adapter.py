@@ -20,8 +20,8 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Adapters, t
 def list_adapters() -> None:
     """List all registered adapters, oldest first."""
     registry = Registry.of(find_workspace())
-    rows = [(a.model_name, a.lora_rank, a.base_ref, short(a.base)) for a in registry.adapters()]
-    typer.echo(table(("adapter", "rank", "base", "base digest"), rows))
+    rows = [(a.model_name, a.kind, a.lora_rank, a.base_ref, short(a.base)) for a in registry.adapters()]
+    typer.echo(table(("adapter", "kind", "rank", "base", "base digest"), rows))
 
 
 @app.command()

@@ -36,9 +36,14 @@ def print_adapter(registry: Registry, record: AdapterRecord, json: bool) -> None
     if json:
         as_json({"adapter": record.to_dict(), "lineage": lineage.to_dict()})
         return
+    what = "reward model" if record.kind == "reward" else "adapter"
     typer.echo(
-        f"adapter  {record.model_name}  ({lineage.origin}, rank {record.lora_rank}) on {record.base_ref}"
+        f"{what:8} {record.model_name}  ({lineage.origin}, rank {record.lora_rank}) on {record.base_ref}"
     )
+    if record.kind == "reward":
+        typer.echo(
+            "note     gives a number for a text and writes none: method grpo uses it, no engine serves it"
+        )
     if lineage.metrics:
         typer.echo("training " + ", ".join(f"{name} {value:.4g}" for name, value in lineage.metrics.items()))
     if lineage.metrics.get("effect_nats", math.inf) < PROVABLE_NATS:

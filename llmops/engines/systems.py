@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from llmops.engines.endpoint import Endpoint, EndpointStatus, System
 from llmops.errors import BadRequest, CouldNotRun
 from llmops.records import AdapterRecord
+from llmops.registry.adapters import require_generating
 from llmops.schema import Progress, short
 
 
@@ -28,8 +29,11 @@ async def load_adapters(endpoint: Endpoint, adapters: Sequence[AdapterRecord], p
     """Have all adapters loaded at once. Loading one may push out another or restart the engine, so it is checked.
 
     Raises:
+        BadRequest: one of them is a reward model.
         CouldNotRun: the endpoint cannot hold them together.
     """
+    for record in adapters:
+        require_generating(record)
     missing = list(adapters)
     for _ in range(2):
         for i, record in enumerate(missing):

@@ -15,7 +15,14 @@ from llmops.records.feedback import (
     Rating,
     RatingEvidence,
 )
-from llmops.records.models import AdapterRecord, EngineSignature, Lineage, Probes, PromptContract
+from llmops.records.models import (
+    AdapterRecord,
+    EngineSignature,
+    Lineage,
+    Probes,
+    PromptContract,
+    RewardProbes,
+)
 from llmops.records.release import Approval, Check, Decision, Release, Verdict
 
 __all__ = [
@@ -44,6 +51,7 @@ __all__ = [
     "RatingEvidence",
     "Release",
     "Report",
+    "RewardProbes",
     "Row",
     "ToolCall",
     "Verdict",

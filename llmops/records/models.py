@@ -41,6 +41,18 @@ class Probes(Record):
 
 
 @dataclass(frozen=True)
+class RewardProbes(Record):
+    """Rewards of fixed texts as the trainer saw them: what a reward adapter must give again, wherever it is loaded.
+
+    `rewards[i]` is that of `token_ids[i]`, read at its last token, in fp32.
+    """
+
+    schema: ClassVar[str] = "llmops.reward_probes/1"
+    token_ids: tuple[tuple[int, ...], ...]
+    rewards: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Lineage(Record):
     """Where an adapter comes from: everything needed to make it again or to say why it cannot be."""
 
@@ -65,7 +77,8 @@ class Lineage(Record):
 class AdapterRecord(Record):
     """A registered adapter: its files (store kind `adapter`), its base, contract, probes and lineage by digest.
 
-    `digest` names the adapter everywhere; the record itself is found through the ledger.
+    `digest` names the adapter everywhere; the record itself is found through the ledger. One of kind `reward` gives a
+    number for a text instead of writing one: its probes are `RewardProbes`, and it is never served.
     """
 
     schema: ClassVar[str] = "llmops.adapter/1"
@@ -77,6 +90,7 @@ class AdapterRecord(Record):
     probes: str
     lineage: str
     lora_rank: int
+    kind: Literal["generating", "reward"] = "generating"
 
     @property
     def model_name(self) -> str:

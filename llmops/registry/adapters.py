@@ -16,7 +16,7 @@ from pathlib import Path
 from llmops.chat import CONTRACT_FILE, write_contract
 from llmops.errors import BadRequest, InvalidEvidence
 from llmops.ledger import Ledger
-from llmops.records import AdapterRecord, Lineage, Probes, PromptContract
+from llmops.records import AdapterRecord, Lineage, Probes, PromptContract, RewardProbes
 from llmops.registry.bases import Base
 from llmops.schema import JsonDict, load_record
 from llmops.settings import Workspace
@@ -38,7 +38,7 @@ class NewAdapter:
     folder: Path
     base: Base
     contract: PromptContract
-    probes: Probes
+    probes: Probes | RewardProbes
     lineage: Lineage
     extras: dict[str, bytes]
 
@@ -80,6 +80,7 @@ class Registry:
             probes=self.store.put_record(new.probes),
             lineage=lineage,
             lora_rank=int(config["r"]),
+            kind="reward" if isinstance(new.probes, RewardProbes) else "generating",
         )
         self.store.put_record(new.contract)
         digest = self.store.put_record(record)
@@ -126,12 +127,21 @@ class Registry:
         Raises:
             InvalidEvidence: names what is missing or changed.
         """
-        self.store.get_record(Probes, record.probes)
+        self.store.get_record(RewardProbes if record.kind == "reward" else Probes, record.probes)
         return self.store.verify("adapter", record.adapter)
 
     def probes(self, record: AdapterRecord) -> Probes:
-        """The probes an engine must reproduce to prove that it applies this adapter."""
+        """The probes an engine must reproduce to prove that it applies this adapter.
+
+        Raises:
+            BadRequest: it is a reward model, which no engine serves.
+        """
+        require_generating(record)
         return self.store.get_record(Probes, record.probes)
+
+    def reward_probes(self, record: AdapterRecord) -> RewardProbes:
+        """The rewards that a reward adapter must give again."""
+        return self.store.get_record(RewardProbes, record.probes)
 
     def lineage(self, record: AdapterRecord) -> Lineage:
         """Where the adapter comes from."""
@@ -153,6 +163,19 @@ class Registry:
         if contract.digest() != record.prompt_contract:
             raise InvalidEvidence(f"adapter {record.model_name}: {CONTRACT_FILE} was changed; restore it")
         return contract
+
+
+def require_generating(record: AdapterRecord) -> None:
+    """Refuse a reward model where text shall be written.
+
+    Raises:
+        BadRequest: says what it is for.
+    """
+    if record.kind == "reward":
+        raise BadRequest(
+            f"adapter {record.model_name}: is a reward model: it gives a number for a text and writes none, so it "
+            "cannot be served or released; name it as a reward of method grpo, or name another adapter"
+        )
 
 
 def require_name(name: str) -> None:

@@ -15,7 +15,7 @@ from llmops.errors import ApprovalsMissing, BadRequest, InvalidEvidence, LlmopsE
 from llmops.ledger import Event
 from llmops.ratings.frozen import verify_votes
 from llmops.records import AdapterRecord, Decision, EngineSignature, Release, Report
-from llmops.registry.adapters import Registry, require_name
+from llmops.registry.adapters import Registry, require_generating, require_name
 from llmops.registry.approvals import approvals_of, verify_approvals
 from llmops.registry.names import NameState, name_state
 from llmops.schema import short
@@ -169,6 +169,7 @@ def verify_release(registry: Registry, release: Release) -> AdapterRecord:
     """Check everything a release stands on, byte by byte; returns the adapter's record.
 
     Raises:
+        BadRequest: the adapter is a reward model.
         InvalidEvidence: adapter, decision, report, completions, votes, ratings or approvals are missing, were altered,
             or do not belong together.
         ReleaseRefused: the decision does not pass, or is about another adapter.
@@ -176,6 +177,7 @@ def verify_release(registry: Registry, release: Release) -> AdapterRecord:
     where = f"release {release.public_name}"
     try:
         adapter = registry.adapter(release.adapter)
+        require_generating(adapter)
         registry.verify(adapter)
         registry.contract(adapter)
         if release.decision is not None:

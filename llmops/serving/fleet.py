@@ -20,7 +20,7 @@ from llmops.chat import require_same_contract
 from llmops.engines.proof import Proof, prove, rounding_nats
 from llmops.errors import BadRequest, CouldNotRun, EngineFailed, InvalidEvidence, LlmopsError
 from llmops.records import AdapterRecord
-from llmops.registry.adapters import Registry
+from llmops.registry.adapters import Registry, require_generating
 from llmops.schema import short
 from llmops.serving.routes import Live, Target
 from llmops.serving.session import Session
@@ -89,7 +89,7 @@ class Fleet:
         Raises:
             InvalidEvidence: another base or prompt contract, or the proof failed (`ProofFailed`); nothing is routed.
             SlotsUsedUp: see above.
-            BadRequest: its rank is too large, or every slot holds a champion.
+            BadRequest: it is a reward model, its rank is too large, or every slot holds a champion.
             EngineFailed: the engine refused it or is gone.
         """
         if (found := self._loaded.get(record.adapter)) is not None:
@@ -128,6 +128,7 @@ class Fleet:
         return proof
 
     def _require_fit(self, record: AdapterRecord) -> None:
+        require_generating(record)
         base, spec = self.session.base, self.session.spec
         if record.base != base.digest:
             raise InvalidEvidence(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from llmops.errors import LlmopsError, StoreError, TrainingFailed
-from llmops.records import AdapterRecord, Lineage, PreferenceSnapshot, Probes
+from llmops.records import AdapterRecord, Lineage, PreferenceSnapshot, Probes, RewardProbes
 from llmops.registry.adapters import NewAdapter, Registry
 from llmops.schema import Progress, no_progress
 from llmops.settings import RUN_LOCK, RUN_SCRATCH, Workspace, now
@@ -28,7 +28,8 @@ from llmops.train.lineage import GitState, git_state, hardware, installed_packag
 from llmops.train.methods import TRAIN
 from llmops.train.plan import DROPPED_FILE, Plan, plan
 from llmops.train.probes import change_nats, choose_probes, compute_probes, require_change, require_effect
-from llmops.train.recipe import load_recipe
+from llmops.train.recipe import Reward, load_recipe
+from llmops.train.rewards import compute_reward_probes, require_spread
 
 if TYPE_CHECKING:  # loads torch
     from llmops.train.session import Session
@@ -154,7 +155,9 @@ def _run(recipe_path: Path, run: Run, workspace: Workspace, progress: Progress) 
     return record
 
 
-def _train(planned: Plan, run: Run, tracker: Tracker, progress: Progress) -> tuple[dict[str, float], Probes]:
+def _train(
+    planned: Plan, run: Run, tracker: Tracker, progress: Progress
+) -> tuple[dict[str, float], Probes | RewardProbes]:
     """Train, save, and probe what was saved; the run's figures and the probes."""
     steps = planned.recipe.n_steps or 0
     started = time.monotonic()
@@ -186,16 +189,19 @@ def _session(planned: Plan, scratch: Path, folder: Path) -> Session[Any]:
     return Session(planned.base, planned.examples, planned.device, scratch, folder, parent)
 
 
-def _probe(planned: Plan, folder: Path) -> tuple[Probes, dict[str, float]]:
+def _probe(planned: Plan, folder: Path) -> tuple[Probes | RewardProbes, dict[str, float]]:
     """Probes of the saved adapter, and by how much it differs from its base and from the adapter it continues.
 
     Raises:
         TrainingFailed: it does not differ.
     """
     examples = (*planned.examples.held_out, *planned.examples.train)
+    where = f"adapter {planned.recipe.name}"
+    if isinstance(planned.recipe.method, Reward):
+        rewards = compute_reward_probes(planned.base.path, folder, examples, planned.device)
+        return rewards, {"reward_spread": require_spread(rewards, where)}
     token_ids = choose_probes([example.token_ids for example in examples])
     probes = compute_probes(planned.base.path, folder, token_ids, planned.device)
-    where = f"adapter {planned.recipe.name}"
     effects = {"effect_nats": require_effect(probes, where)}
     if planned.parent:
         change = change_nats(probes, planned.base.path, planned.parent.folder, planned.device)

@@ -12,15 +12,23 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
 
 from llmops.errors import BadRequest, ConfigError, CouldNotRun, InvalidEvidence
 from llmops.registry.adapters import WEIGHTS_FILE
 from llmops.registry.bases import Base
 from llmops.schema import JsonDict
-from llmops.train.recipe import Lora, Recipe
+from llmops.train.recipe import Lora, Recipe, Reward
 
 Shapes = dict[str, tuple[int, ...]]
+HEAD = "score"
+"""What transformers calls the layer that makes a reward from the last hidden state."""
 
 # Attention on a CPU in bfloat16, forward and backward of one layer, 1 thread, AVX-512 bf16, torch 2.13, milliseconds:
 #   8x96 tokens: eager 7, sdpa 20;  8x160: 22, 39;  8x256: 55, 62;  4x512: 116, 104;  2x1024: 308, 131
@@ -57,12 +65,15 @@ def load_tokenizer(base: Base) -> Any:
 def load_base(base: Base, recipe: Recipe, device: str) -> Any:
     """The base model for training, on `device`, in the recipe's precision, held in 4 bits if it says so.
 
+    For method reward it has a head of one number, whose first weights are random: set the seed before.
+
     Raises:
         CouldNotRun: the weights do not load.
     """
     eager = device == "cpu" and recipe.max_tokens <= EAGER_UP_TO_TOKENS
+    load = load_with_head if isinstance(recipe.method, Reward) else AutoModelForCausalLM.from_pretrained
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model = load(
             base.path,
             dtype=torch.bfloat16 if recipe.precision == "bf16" else torch.float32,
             attn_implementation="eager" if eager else "sdpa",
@@ -98,7 +109,16 @@ def _four_bits() -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=["lm_head", HEAD],  # as by default, and the head that is trained whole
     )
+
+
+def load_with_head(path: Path, **settings: Any) -> Any:
+    """The model in a folder with a head of one number instead of its output layer; arguments as for transformers."""
+    from trl.trainer.reward_trainer import suppress_seqcls_warning
+
+    with suppress_seqcls_warning():  # that a head is new and an output layer left out is what is wanted
+        return AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, **settings)
 
 
 def lora_config(lora: Lora) -> LoraConfig:
@@ -114,6 +134,13 @@ def lora_config(lora: Lora) -> LoraConfig:
         bias="none",
         task_type="CAUSAL_LM",
     )
+
+
+def reward_config(lora: Lora) -> LoraConfig:
+    """PEFT's configuration of a reward adapter: its head is trained whole and saved with it."""
+    config = lora_config(lora)
+    config.task_type, config.modules_to_save = "SEQ_CLS", [HEAD]
+    return config
 
 
 def adapter_config(lora: Lora, parent: Path | None) -> LoraConfig:
@@ -153,8 +180,12 @@ def adapter_shapes(base: Base, config: LoraConfig) -> Shapes:
     Raises:
         BadRequest: the configuration does not fit the base (no such layers), in PEFT's words.
     """
+    settings = AutoConfig.from_pretrained(base.path, local_files_only=True)
+    kind = AutoModelForCausalLM
+    if config.task_type == "SEQ_CLS":
+        settings.num_labels, kind = 1, AutoModelForSequenceClassification
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base.path, local_files_only=True))
+        model = kind.from_config(settings)
     try:
         with torch.device("meta"):
             peft_model = get_peft_model(model, config)
@@ -164,6 +195,15 @@ def adapter_shapes(base: Base, config: LoraConfig) -> Shapes:
         ) from error
     state = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def planned_config(recipe: Recipe, parent: Path | None) -> LoraConfig:
+    """PEFT's configuration of the adapter that a recipe trains."""
+    return (
+        reward_config(recipe.lora)
+        if isinstance(recipe.method, Reward)
+        else adapter_config(recipe.lora, parent)
+    )
 
 
 def plain_config(config: LoraConfig) -> JsonDict:

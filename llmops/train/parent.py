@@ -12,7 +12,7 @@ from typing import Any
 from llmops.chat import require_same_contract
 from llmops.errors import BadRequest, ConfigError
 from llmops.records import AdapterRecord
-from llmops.registry.adapters import Registry
+from llmops.registry.adapters import Registry, require_generating
 from llmops.registry.bases import Base
 from llmops.registry.names import name_state
 from llmops.schema import short
@@ -71,6 +71,10 @@ def continue_recipe(
             f"{where}: continue_from: {record.model_name} belongs to {record.base_ref} ({short(record.base)}), not to "
             f"base_model {base.ref} ({short(base.digest)}); name that base"
         )
+    try:
+        require_generating(record)
+    except BadRequest as error:
+        raise ConfigError(f"{where}: continue_from: {error}") from None
     folder = registry.verify(record)
     contract = registry.contract(record)
     require_same_contract(contract, base.contract, f"adapter {record.model_name}")

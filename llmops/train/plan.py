@@ -22,7 +22,7 @@ from llmops.train.examples import read_examples
 from llmops.train.libraries import quiet_libraries
 from llmops.train.order import n_steps_of
 from llmops.train.parent import Parent, continue_recipe
-from llmops.train.recipe import Recipe, load_recipe
+from llmops.train.recipe import Recipe, Reward, load_recipe
 from llmops.train.rows import Examples, dropped_lines, require_within_budget
 
 DROPPED_FILE = "dropped.jsonl"
@@ -98,10 +98,11 @@ def _require_fit(recipe: Recipe, base: Base, parent: Parent | None, where: Path)
     Raises:
         ConfigError: the adapter could not be served, has layers the base lacks, or rows longer than the base can read.
     """
-    from llmops.train.model import adapter_config, adapter_shapes, plain_config
+    from llmops.train.model import adapter_shapes, plain_config, planned_config
 
-    config = adapter_config(recipe.lora, parent.folder if parent else None)
-    reasons = refusals(plain_config(config))
+    config = planned_config(recipe, parent.folder if parent else None)
+    # A reward model is never served.
+    reasons = [] if isinstance(recipe.method, Reward) else refusals(plain_config(config))
     if reasons:
         raise ConfigError(f"{where}: the adapter could not be served: {'; '.join(reasons)}")
     limit = json.loads((base.path / "config.json").read_text()).get("max_position_embeddings")

@@ -42,6 +42,12 @@ _NAMED_BY_RECORDS: Mapping[str, Mapping[str, str]] = {
         "lineage": "lineage_record",
         "prompt_contract": "prompt_contract_record",
     },
+    "reward_adapter": {  # an adapter_record of kind reward
+        "adapter": "adapter",
+        "probes": "reward_probes_record",
+        "lineage": "lineage_record",
+        "prompt_contract": "prompt_contract_record",
+    },
     "lineage_record": {"dataset": "dataset_record", "preferences": "preferences_record"},
     "report_record": {"completions": "completions"},
     "campaign_record": {"items": "items"},
@@ -111,7 +117,13 @@ def missing(store: Store, events: Iterable[Event], reached: Iterable[Artifact]) 
             lost.setdefault(artifact, f"event {event.seq} ({event.kind})")
     for record in sorted(there):
         if record.kind in _NAMED_BY_RECORDS:
-            for artifact in _named(_NAMED_BY_RECORDS[record.kind], read_record(store, record)):
+            body = read_record(store, record)
+            kind = (
+                "reward_adapter"
+                if record.kind == "adapter_record" and body.get("kind") == "reward"
+                else record.kind
+            )
+            for artifact in _named(_NAMED_BY_RECORDS[kind], body):
                 lost.setdefault(artifact, str(record))
     return [f"{artifact}, named by {by}" for artifact, by in lost.items() if artifact not in there]
 

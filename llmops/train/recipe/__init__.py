@@ -17,7 +17,7 @@ from llmops.registry.adapters import require_name
 from llmops.settings import load_yaml
 from llmops.train.recipe.adapter import Lora
 from llmops.train.recipe.batch import Batch
-from llmops.train.recipe.methods import Dpo, Kto, Method, Orpo, Sft
+from llmops.train.recipe.methods import Dpo, Kto, Method, Orpo, Reward, Sft
 from llmops.train.recipe.settings import Settings
 from llmops.train.recipe.sources import DatasetSource, FileSource, PreferenceSource
 
@@ -32,6 +32,7 @@ __all__ = [
     "Orpo",
     "PreferenceSource",
     "Recipe",
+    "Reward",
     "Sft",
     "load_recipe",
 ]
@@ -106,7 +107,8 @@ class Recipe(Settings):
         of_pairs = isinstance(value, PreferenceSource)
         if of_pairs and "pairs" not in method.learns_from:
             raise ValueError(
-                f"preferences are for method dpo, kto or orpo, not {method.kind}; set one of them, or give other data"
+                f"preferences are for method dpo, kto, orpo or reward, not {method.kind}; set one of them, or give "
+                "other data"
             )
         if not of_pairs and "conversations" not in method.learns_from:
             raise ValueError(
@@ -138,6 +140,8 @@ class Recipe(Settings):
             raise ValueError("give n_steps or n_epochs, one of them")
         if self.quantization == "nf4" and self.precision != "bf16":
             raise ValueError("quantization: nf4 computes in bf16; set precision: bf16")
+        if isinstance(self.method, Reward) and self.continue_from is not None:
+            raise ValueError("continue_from: a reward model begins with the base; leave it out")
         if isinstance(self.method, Kto) and self.batch.per_device < 2:
             raise ValueError("batch.per_device: kto compares the answers of one pass; give 2 or more")
         return self

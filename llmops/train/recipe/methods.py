@@ -79,4 +79,21 @@ class Orpo(Settings):
     """Weight of the odds ratio (the paper's lambda)."""
 
 
-Method = Sft | Dpo | Kto | Orpo
+class Reward(Settings):
+    """A reward model (Bradley-Terry, as in Ouyang 2022, arXiv:2203.02155): a number for an answer, higher for the
+    better one of a pair.
+
+    The adapter gets a head of one number, read at the answer's end token. It writes no text, so it is never served or
+    released; method grpo uses it by name.
+    """
+
+    learns_from: ClassVar[tuple[LearnsFrom, ...]] = ("pairs",)
+
+    kind: Literal["reward"]
+    """The training method."""
+    center_weight: float = Field(0.01, ge=0)
+    """Weight of the squared sum of a pair's rewards, which keeps rewards around 0 (Eisenstein 2023, arXiv:2312.09244);
+    0 leaves their level open."""
+
+
+Method = Sft | Dpo | Kto | Orpo | Reward
