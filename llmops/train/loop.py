@@ -6,7 +6,8 @@ Knows nothing of recipes, stores or ledgers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,7 +15,17 @@ import torch.nn.functional as F  # noqa: N812
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
-IGNORED = -100  # label of a position that is not scored, as in torch's cross entropy
+from llmops.train.cross_entropy import IGNORED as IGNORED
+from llmops.train.cross_entropy import chunked_nll, labels_at_once, same_arithmetic
+
+LOGIT_CHANGES = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "logits_scaling",
+    "lm_head_multiplier",
+    "output_multiplier",
+)
+"""Settings of models that do something to their logits after the output layer."""
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 """Called after every step with its number, the number of steps, and its figures: loss, grad_norm, learning_rate, and
@@ -37,20 +48,54 @@ def label_positions(labels: torch.Tensor) -> torch.Tensor:
     return positions
 
 
-@contextmanager
-def scoring_only(output_layer: torch.nn.Module, positions: torch.Tensor) -> Iterator[None]:
-    """Inside, the output layer sees the hidden states [B, T, H] at `positions` alone, as [1, N, H].
+@dataclass(frozen=True)
+class Question:
+    """What a model is asked: the tokens it reads, and the N places where its next token is scored.
 
-    N is the number of True in `positions` [B, T], in row-major order. The model runs its own forward (and whatever
-    wraps it: autocast, DDP), so its logits come out as [1, N, V] with all it does to them (soft caps, scales).
+    `inputs` are a forward's arguments, token ids [B, T] among them; `rows` and `columns` [N] say where in [B, T] to
+    look, `targets` [N] which token is scored there.
     """
 
+    inputs: dict[str, Any]
+    rows: torch.Tensor
+    columns: torch.Tensor
+    targets: torch.Tensor
+
+
+def question(batch: dict[str, Any]) -> Question:
+    """The question that a batch with labels [B, T] asks, row by row; all else in the batch is for the model."""
+    rows, columns = label_positions(batch["labels"]).nonzero(as_tuple=True)
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    return Question(inputs, rows, columns, batch["labels"][rows, columns + 1])
+
+
+@dataclass
+class Seen:
+    """Hidden states that were on their way to the output layer [N, H], and the arithmetic they would have met there."""
+
+    hidden: torch.Tensor | None = None
+    arithmetic: AbstractContextManager[object] = field(default_factory=nullcontext)
+
+
+@contextmanager
+def scoring_only(
+    output_layer: torch.nn.Module, asked: Question, n_let_in: int | None = None
+) -> Iterator[Seen]:
+    """Inside, the output layer sees the hidden states [B, T, H] at the asked places alone, as [1, N, H].
+
+    The model runs its own forward (and whatever wraps it: autocast, DDP), so its logits come out as [1, N, V] with all
+    it does to them (soft caps, scales). With `n_let_in`, only so many of the states go in; all are in what is yielded.
+    """
+    seen = Seen()
+
     def select(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (inputs[0][positions].unsqueeze(0), *inputs[1:])
+        seen.hidden = inputs[0][asked.rows, asked.columns]
+        seen.arithmetic = same_arithmetic(seen.hidden.device)
+        return (seen.hidden[:n_let_in].unsqueeze(0), *inputs[1:])
 
     handle = output_layer.register_forward_pre_hook(select)
     try:
-        yield
+        yield seen
     finally:
         handle.remove()
 
@@ -63,24 +108,59 @@ def label_logits(
     Args:
         model: causal language model, possibly wrapped.
         output_layer: the layer inside `model` that makes logits from hidden states.
-        batch: input_ids, attention_mask and labels, each [B, T].
+        batch: labels [B, T], and what the model reads: input_ids [B, T]; attention_mask or position_ids where needed.
 
     Raises:
         RuntimeError: the model does not send its hidden states through `output_layer`; scoring would be wrong.
     """
-    labels = batch["labels"]
-    positions = label_positions(labels)
-    targets = labels[:, 1:][positions[:, :-1]]
-    with scoring_only(output_layer, positions):
-        logits = model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-        ).logits
-    if logits.shape[:2] != (1, targets.numel()):
+    asked = question(batch)
+    return _logits(model, output_layer, asked), asked.targets
+
+
+def _logits(model: Any, output_layer: torch.nn.Module, asked: Question) -> torch.Tensor:
+    with scoring_only(output_layer, asked):
+        logits = model(**asked.inputs, use_cache=False).logits
+    if logits.shape[:2] != (1, asked.targets.numel()):
         raise RuntimeError(
-            f"{type(model).__name__}: gave logits {tuple(logits.shape)} for {targets.numel()} labels; "
+            f"{type(model).__name__}: gave logits {tuple(logits.shape)} for {asked.targets.numel()} labels; "
             "its output layer does not see all hidden states, so it cannot be trained here"
         )
-    return logits[0].float(), targets
+    return logits[0].float()
+
+
+def token_nll(model: Any, output_layer: torch.nn.Module, asked: Question) -> torch.Tensor:
+    """Negative log-likelihood of each target in nats [N] (fp32).
+
+    Where there are many labels, their logits are made and scored chunk by chunk, unless
+    the model changes what its output layer says, or that layer learns.
+
+    Raises:
+        RuntimeError: the model does not send its hidden states through `output_layer`; scoring would be wrong.
+    """
+    n_at_once = labels_at_once(output_layer)
+    frozen = not any(parameter.requires_grad for parameter in output_layer.parameters())
+    if asked.targets.numel() <= n_at_once or not frozen or _changes_logits(model):
+        return F.cross_entropy(_logits(model, output_layer, asked), asked.targets, reduction="none")
+    with scoring_only(output_layer, asked, n_let_in=1) as seen:
+        first = model(**asked.inputs, use_cache=False).logits
+    if seen.hidden is None:
+        raise RuntimeError(f"{type(model).__name__}: its output layer was not run; it cannot be trained here")
+    with seen.arithmetic:
+        with torch.no_grad():
+            plain = output_layer(seen.hidden[:1].unsqueeze(0))
+        if first.shape != plain.shape or not torch.equal(first.float(), plain.float()):
+            raise RuntimeError(
+                f"{type(model).__name__}: its logits are not what its output layer says; it cannot be trained here"
+            )
+        return chunked_nll(seen.hidden, output_layer, asked.targets, n_at_once)
+
+
+def _changes_logits(model: Any) -> bool:
+    """Whether a model's configuration has it scale or cap its logits."""
+    while hasattr(model, "module"):
+        model = model.module
+    config = model.config.get_text_config()
+    return any(getattr(config, name, None) not in (None, 1.0) for name in LOGIT_CHANGES)
 
 
 def label_nll(
@@ -90,8 +170,8 @@ def label_nll(
 
     Arguments and errors are those of `label_logits`.
     """
-    logits, targets = label_logits(model, output_layer, batch)
-    return F.cross_entropy(logits, targets, reduction="sum"), targets.numel()
+    asked = question(batch)
+    return token_nll(model, output_layer, asked).sum(), asked.targets.numel()
 
 
 def row_logprobs(
@@ -101,11 +181,24 @@ def row_logprobs(
 
     Arguments and errors are those of `label_logits`.
     """
-    logits, targets = label_logits(model, output_layer, batch)
-    each = -F.cross_entropy(logits, targets, reduction="none")
+    each = -token_nll(model, output_layer, question(batch))
     n_labels = label_positions(batch["labels"]).sum(dim=1)
+    return sum_parts(each, n_labels), n_labels
+
+
+def sum_parts(values: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+    """Sums [P] of consecutive parts of `values` [N], whose sizes [P] add up to N."""
     # Not index_add, whose order of summing, and so the last digit, is not fixed on CUDA.
-    return torch.stack([row.sum() for row in each.split(n_labels.tolist())]), n_labels
+    return torch.stack([part.sum() for part in values.split(sizes.tolist())])
+
+
+def unmasked(batch: dict[str, Any]) -> dict[str, Any]:
+    """A batch whose rows are padded on the right, without its attention mask.
+
+    What a causal model says at a token does not depend on what follows, so padding there needs no mask; without one,
+    attention takes its fastest kernels and builds no mask of T x T.
+    """
+    return {name: value for name, value in batch.items() if name != "attention_mask"}
 
 
 class LabelScoredSFTTrainer(SFTTrainer):  # type: ignore[misc]
@@ -130,7 +223,7 @@ class LabelScoredSFTTrainer(SFTTrainer):  # type: ignore[misc]
         if return_outputs:
             raise NotImplementedError("label-scored loss keeps no logits; set prediction_loss_only")
         output_layer = self.accelerator.unwrap_model(model).get_output_embeddings()
-        total, n_labels = label_nll(model, output_layer, inputs)
+        total, n_labels = label_nll(model, output_layer, unmasked(inputs))
         mean = total / (n_labels if num_items_in_batch is None else num_items_in_batch)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             mean = mean * self.accelerator.num_processes  # DDP averages gradients over processes

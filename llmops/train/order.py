@@ -6,13 +6,24 @@ import math
 import random
 from collections.abc import Sequence
 
+from llmops.train.packing import pack
 from llmops.train.recipe import Batch, Recipe
 
 PASSES_IN_WINDOW = 16
 
 
+def pack_tokens_of(recipe: Recipe) -> int:
+    """Tokens of a packed row."""
+    return recipe.batch.pack_tokens or recipe.max_tokens
+
+
+def n_sequences(recipe: Recipe, lengths: Sequence[int]) -> int:
+    """Rows in which all examples are read once, by their lengths in tokens: one each, or as many as they pack into."""
+    return len(pack(lengths, pack_tokens_of(recipe))) if recipe.batch.packing else len(lengths)
+
+
 def n_steps_of(recipe: Recipe, n_rows: int) -> int:
-    """Optimizer steps a recipe asks for over `n_rows` training rows; a broken last step counts as one."""
+    """Optimizer steps a recipe asks for over `n_rows` rows (`n_sequences`); a broken last step counts as one."""
     if recipe.n_steps is not None:
         return recipe.n_steps
     return math.ceil((recipe.n_epochs or 0) * n_rows / recipe.batch.n_rows)

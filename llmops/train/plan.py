@@ -20,7 +20,7 @@ from llmops.settings import Workspace
 from llmops.tracking import require_tracker
 from llmops.train.examples import read_examples
 from llmops.train.libraries import quiet_libraries
-from llmops.train.order import n_steps_of
+from llmops.train.order import n_sequences, n_steps_of
 from llmops.train.parent import Parent, continue_recipe
 from llmops.train.recipe import Recipe, Reward, load_recipe
 from llmops.train.rows import Examples, dropped_lines, require_within_budget
@@ -85,7 +85,7 @@ def plan(recipe_path: Path, workspace: Workspace, folder: Path, progress: Progre
     examples = read_examples(recipe, recipe_path.parent, registry, (tokenizer, contract), progress)
     (folder / DROPPED_FILE).write_bytes(dropped_lines(examples.dropped))
     require_within_budget(examples, recipe, folder / DROPPED_FILE)
-    n_steps = n_steps_of(recipe, len(examples.train))
+    n_steps = n_steps_of(recipe, n_sequences(recipe, [example.n_tokens for example in examples.train]))
     resolved = recipe.model_copy(
         update={"tracking": tracking, "device": device, "n_steps": n_steps, "n_epochs": None}
     )

@@ -22,9 +22,8 @@ from llmops.registry.bases import resolve_base
 from llmops.schema import no_progress
 from llmops.train import loop
 from llmops.train.finetune import finetune
-from llmops.train.methods.sft import build_trainer, train_adapter, trainer_settings
+from llmops.train.methods.sft import build_trainer, rows_in_order, train_adapter, trainer_settings
 from llmops.train.model import load_base, lora_config, pick_device, require_quantization
-from llmops.train.order import training_order
 from llmops.train.recipe import Recipe, load_recipe
 from llmops.train.rows import Example, encode_rows, read_source
 from llmops.train.session import Session
@@ -37,7 +36,7 @@ MIXED = (
 )
 
 
-def _set_up(bench: Bench, **changes: Any) -> tuple[Recipe, Session[Example], list[int]]:
+def _set_up(bench: Bench, **changes: Any) -> tuple[Recipe, Session[Example], list[list[int]]]:
     bench.rows(MIXED)
     recipe = load_recipe(bench.recipe(**changes))
     base = resolve_base(str(bench.base))
@@ -45,8 +44,7 @@ def _set_up(bench: Bench, **changes: Any) -> tuple[Recipe, Session[Example], lis
     tokenizer = AutoTokenizer.from_pretrained(bench.base)
     examples = encode_rows(source, recipe, tokenizer, recipe.contract_on(base.contract), no_progress)
     run = Session(base, examples, "cpu", bench.root / "scratch", bench.root / "adapter")
-    lengths = [e.n_tokens for e in examples.train]
-    return recipe, run, training_order(lengths, recipe.n_steps or 0, recipe.batch, recipe.seed)
+    return recipe, run, rows_in_order(recipe, [e.n_tokens for e in examples.train])
 
 
 def _ignore(step: int, total: int, figures: dict[str, float]) -> None:
@@ -74,15 +72,12 @@ def test_labels_in_the_trained_batches_decode_to_exactly_the_answers(
     answers = dict(MIXED)
     questions = []
     for batch in seen:
-        for ids, labels, attention in zip(
-            *(batch[k] for k in ("input_ids", "labels", "attention_mask")), strict=True
-        ):
+        for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
             trained = labels != loop.IGNORED
-            text = tokenizer.decode(ids[attention.bool()])
+            text = tokenizer.decode(ids)
             question = text.split("<|im_start|>user\n")[1].split("<|im_end|>")[0]
             assert tokenizer.decode(labels[trained]) == answers[question] + "<|im_end|>"
             assert torch.equal(labels[trained], ids[trained])
-            assert not trained[~attention.bool()].any()
             questions.append(question)
     assert sorted(questions) == sorted(answers)
 

@@ -10,10 +10,13 @@ from datasets import Dataset
 from peft.helpers import disable_input_dtype_casting
 from transformers import PrinterCallback
 from trl import SFTConfig
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from llmops.train.loop import IGNORED, LabelScoredSFTTrainer, OnStep, StepReporter, label_nll
+from llmops.train.documents import PackedCollator, require_apart
+from llmops.train.loop import IGNORED, LabelScoredSFTTrainer, OnStep, StepReporter, label_nll, unmasked
 from llmops.train.model import adapter_config, load_base
-from llmops.train.order import n_steps_of, training_order
+from llmops.train.order import n_sequences, n_steps_of, pack_tokens_of, training_order
+from llmops.train.packing import packed_order
 from llmops.train.recipe import Recipe
 from llmops.train.rows import Example
 from llmops.train.session import (
@@ -40,39 +43,62 @@ def train_adapter(recipe: Recipe, session: Session[Example], on_step: OnStep) ->
         TrainingFailed: the loss is not finite, at the step it happened.
         StoreError: the disk did not take the adapter.
         CouldNotRun: the base does not load.
+        ConfigError: rows are to be packed, and the base would let them see one another.
     """
     lengths = [example.n_tokens for example in session.examples.train]
-    n_steps = n_steps_of(recipe, len(lengths))
-    order = training_order(lengths, n_steps, recipe.batch, recipe.seed)
+    rows = rows_in_order(recipe, lengths)
+    n_steps = len(rows) // recipe.batch.n_rows
     watch = Watch(recipe, on_step)
-    trainer = build_trainer(recipe, session, order, watch)
+    trainer = build_trainer(recipe, session, rows, watch)
     # PEFT would turn bfloat16 inputs into fp32 and autocast turn them back: 9 % of a step for the same numbers.
     with disable_input_dtype_casting(trainer.model, active=recipe.precision == "bf16"):
+        if recipe.batch.packing:
+            with precision(recipe, session.device):
+                require_apart(trainer.model, trainer.model.config.get_text_config().vocab_size, recipe.name)
         train_s = run_trainer(trainer)
         held_out = _held_out(trainer, recipe, session)
     figures = {
         "train_loss": watch.last_loss,
         "n_steps": float(n_steps),
-        "n_epochs": len(order) / len(lengths),
-        **token_figures(lengths, order, recipe.batch.per_device),
+        "n_epochs": sum(map(len, rows)) / len(lengths),
+        **token_figures(
+            [sum(lengths[i] for i in row) for row in rows], range(len(rows)), recipe.batch.per_device
+        ),
         "train_s": train_s,
     }
     save_adapter(trainer.model, session.adapter)
     return figures | held_out
 
 
+def rows_in_order(recipe: Recipe, lengths: Sequence[int]) -> list[list[int]]:
+    """Every row that is read, in order, as the numbers of the examples in it: one, or with packing several.
+
+    All steps are laid down here, before the first of them, so a run that is resumed reads what it would have read.
+    """
+    n_steps = n_steps_of(recipe, n_sequences(recipe, lengths))
+    if recipe.batch.packing:
+        return packed_order(lengths, n_steps * recipe.batch.n_rows, pack_tokens_of(recipe), recipe.seed)
+    return [[i] for i in training_order(lengths, n_steps, recipe.batch, recipe.seed)]
+
+
 def build_trainer(
-    recipe: Recipe, session: Session[Example], order: Sequence[int], on_step: OnStep
+    recipe: Recipe, session: Session[Example], rows: Sequence[Sequence[int]], on_step: OnStep
 ) -> LabelScoredSFTTrainer:
-    """The trainer over the training rows in the given order.
+    """The trainer over the training examples, `rows` saying which of them make up each row that is read.
 
     Its adapter is freshly made from the recipe's seed, or has the weights of the one that is continued.
     """
+    examples, tokenizer = session.examples.train, tokenizer_with_padding(session.base)
+    if recipe.batch.packing:
+        dataset, collator = to_packed_dataset(examples, rows), PackedCollator(tokenizer.pad_token_id)
+    else:
+        dataset, collator = to_dataset(examples).select([i for row in rows for i in row]), None
     trainer = LabelScoredSFTTrainer(
         model=load_base(session.base, recipe, session.device),
-        args=trainer_settings(recipe, session, len(order)),
-        train_dataset=to_dataset(session.examples.train).select(order),
-        processing_class=tokenizer_with_padding(session.base),
+        args=trainer_settings(recipe, session, len(rows)),
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        data_collator=collator,
         peft_config=adapter_config(recipe.lora, session.parent),
         callbacks=[StepReporter(on_step)],
     )
@@ -98,6 +124,13 @@ def to_dataset(examples: Sequence[Example]) -> Dataset:
     return Dataset.from_dict({"input_ids": ids, "labels": labels})
 
 
+def to_packed_dataset(examples: Sequence[Example], rows: Sequence[Sequence[int]]) -> Dataset:
+    """Packed rows for `PackedCollator`: the examples' tokens and labels one after the other, and where they end."""
+    alone = to_dataset(examples).to_dict()
+    joined = {name: [[token for i in row for token in alone[name][i]] for row in rows] for name in alone}
+    return Dataset.from_dict(joined | {"seq_lengths": [[examples[i].n_tokens for i in row] for row in rows]})
+
+
 def _held_out(trainer: Any, recipe: Recipe, session: Session[Example]) -> dict[str, float]:
     """Mean loss a label over the held-out rows, with the adapter and without; none when nothing is held out."""
     rows = sorted(session.examples.held_out, key=lambda e: e.n_tokens)
@@ -113,9 +146,10 @@ def _mean_loss(trainer: Any, rows: Sequence[Example], recipe: Recipe) -> float:
     total, n_labels = 0.0, 0
     model = trainer.model
     device = next(model.parameters()).device
+    collator = DataCollatorForLanguageModeling(trainer.processing_class.pad_token_id)
     for start in range(0, len(rows), recipe.batch.per_device):
         part = list(to_dataset(rows[start : start + recipe.batch.per_device]))
-        batch = {name: tensor.to(device) for name, tensor in trainer.data_collator(part).items()}
+        batch = {name: tensor.to(device) for name, tensor in unmasked(collator(part)).items()}
         with torch.no_grad(), precision(recipe, device.type):
             nll, n = label_nll(model, model.get_output_embeddings(), batch)
         total, n_labels = total + float(nll), n_labels + n

@@ -146,6 +146,20 @@ class Recipe(Settings):
             raise ValueError("batch.per_device: kto compares the answers of one pass; give 2 or more")
         return self
 
+    @model_validator(mode="after")
+    def _packing(self) -> Recipe:
+        batch = self.batch
+        if batch.packing and not isinstance(self.method, Sft):
+            raise ValueError(f"batch.packing: is for method sft, not {self.method.kind}; set packing: false")
+        if batch.pack_tokens is not None and not batch.packing:
+            raise ValueError("batch.pack_tokens: does nothing without packing; set packing: true")
+        if batch.pack_tokens is not None and batch.pack_tokens < self.max_tokens:
+            raise ValueError(
+                f"batch.pack_tokens: {batch.pack_tokens} is less than max_tokens {self.max_tokens}, and rows are never "
+                "cut; raise it"
+            )
+        return self
+
 
 def load_recipe(path: Path) -> Recipe:
     """The recipe in a YAML file.
