@@ -27,6 +27,8 @@ EventKind = Literal[
     "run.failed",
     "adapter.registered",
     "adapter.proved",
+    "adapter.exported",
+    "adapter.pushed",
     "report.stored",
     "campaign.opened",
     "rating.given",

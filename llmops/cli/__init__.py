@@ -19,6 +19,7 @@ from llmops.cli import (
     base,
     data,
     evaluate,
+    export,
     feedback,
     finetune,
     gate,
@@ -47,6 +48,10 @@ app.add_typer(base.app, name="base")
 app.add_typer(data.app, name="data")
 app.command("finetune")(finetune.finetune)
 app.add_typer(adapter.app, name="adapter")
+app.command("merge")(export.merge)
+app.command("export")(export.export)
+app.command("push")(export.push)
+app.command("card")(export.card)
 app.command("serve")(serve.serve)
 app.command("stop")(serve.stop)
 app.command("eval")(evaluate.evaluate)

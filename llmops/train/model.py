@@ -182,8 +182,8 @@ def load_adapter_weights(model: Any, folder: Path) -> None:
         raise InvalidEvidence(f"{folder}: its tensors are not those its configuration asks for; restore it")
 
 
-def adapter_shapes(base: Base, config: LoraConfig) -> Shapes:
-    """Names and shapes of the tensors an adapter of this configuration has on this base, without loading weights.
+def adapter_on_meta(base: Base, config: LoraConfig) -> Any:
+    """PEFT's model of an adapter of this configuration on this base, with layers and without any weights.
 
     Raises:
         BadRequest: the configuration does not fit the base (no such layers), in PEFT's words.
@@ -196,12 +196,20 @@ def adapter_shapes(base: Base, config: LoraConfig) -> Shapes:
         model = kind.from_config(settings)
     try:
         with torch.device("meta"):
-            peft_model = get_peft_model(model, config)
+            return get_peft_model(model, config)
     except (ValueError, TypeError) as error:
         raise BadRequest(
             f"adapter on {base.ref}: does not fit ({error}); correct lora.target_modules"
         ) from error
-    state = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
+
+
+def adapter_shapes(base: Base, config: LoraConfig) -> Shapes:
+    """Names and shapes of the tensors an adapter of this configuration has on this base, without loading weights.
+
+    Raises:
+        BadRequest: the configuration does not fit the base (no such layers), in PEFT's words.
+    """
+    state = get_peft_model_state_dict(adapter_on_meta(base, config), save_embedding_layers=False)
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 

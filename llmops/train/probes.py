@@ -58,11 +58,11 @@ def compute_probes(base_path: Path, adapter_dir: Path, token_ids: TokenRows, dev
     Returns:
         Natural logarithms of each token after a sequence's first.
     """
-    model = _load(base_path, adapter_dir, device)
+    model = load_adapted(base_path, adapter_dir, device)
     rows = tuple(tuple(int(token) for token in row) for row in token_ids)
-    adapter_logprobs = tuple(_logprobs(model, row, device) for row in rows)
+    adapter_logprobs = tuple(token_logprobs(model, row, device) for row in rows)
     with model.disable_adapter():
-        base_logprobs = tuple(_logprobs(model, row, device) for row in rows)
+        base_logprobs = tuple(token_logprobs(model, row, device) for row in rows)
     return Probes(rows, base_logprobs, adapter_logprobs)
 
 
@@ -75,12 +75,13 @@ def change_nats(probes: Probes, base_path: Path, parent_dir: Path, device: str =
         parent_dir: the PEFT folder of the adapter it continues.
         device: where to compute; always in fp32.
     """
-    model = _load(base_path, parent_dir, device)
-    parent_logprobs = tuple(_logprobs(model, row, device) for row in probes.token_ids)
+    model = load_adapted(base_path, parent_dir, device)
+    parent_logprobs = tuple(token_logprobs(model, row, device) for row in probes.token_ids)
     return effect_nats(Probes(probes.token_ids, parent_logprobs, probes.adapter_logprobs))
 
 
-def _load(base_path: Path, adapter_dir: Path, device: str) -> Any:
+def load_adapted(base_path: Path, adapter_dir: Path, device: str) -> Any:
+    """The base model in fp32 with the adapter read from its folder, ready to answer."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -89,7 +90,8 @@ def _load(base_path: Path, adapter_dir: Path, device: str) -> Any:
     return PeftModel.from_pretrained(base.to(device), str(adapter_dir)).eval()
 
 
-def _logprobs(model: Any, row: tuple[int, ...], device: str) -> tuple[float, ...]:
+def token_logprobs(model: Any, row: tuple[int, ...], device: str) -> tuple[float, ...]:
+    """Natural logarithms of the probability of each token of `row` after its first, given those before it."""
     import torch
 
     ids = torch.tensor([row], device=device)
