@@ -11,7 +11,7 @@ from llmops.card.claim import is_claim
 from llmops.card.render import FORMATS, claims_of, digest_line, front_matter
 from llmops.errors import BadRequest, InvalidEvidence
 from llmops.registry.adapters import Registry
-from llmops.schema import digest_of
+from llmops.schema import JsonDict
 
 _FRONT = re.compile(r"---\n(?P<yaml>.*?)\n---\n", re.DOTALL)
 _RECIPE = re.compile(r"^```yaml\n(?P<yaml>.*?)\n```$", re.DOTALL | re.MULTILINE)
@@ -57,7 +57,7 @@ def check_card(registry: Registry, text: str) -> Checked:
     if lost := sorted(needed - set(body)):
         raise InvalidEvidence(f"card: does not say {lost[0]!r}; write the card again with `llmops card`")
     _require_front(text, [front_matter(record, format) for format in FORMATS])
-    _require_recipe(text, registry.lineage(record).recipe_digest)
+    _require_recipe(text, registry.lineage(record).recipe)
     n_free = sum(
         bool(line.strip()) and not line.startswith(("#", "|")) and not is_claim(line) for line in body
     )
@@ -94,13 +94,13 @@ def _require_front(text: str, allowed: list[dict[str, object]]) -> None:
         )
 
 
-def _require_recipe(text: str, digest: str) -> None:
+def _require_recipe(text: str, recipe: JsonDict) -> None:
     block = _RECIPE.search(text)
     try:
         found = yaml.safe_load(block["yaml"]) if block else {}
     except yaml.YAMLError:
         found = None
-    if digest_of(found) != digest:
+    if found != recipe:
         raise InvalidEvidence(
-            "card: its recipe is not the one on record (another digest); write the card again with `llmops card`"
+            "card: its recipe is not the one on record; write the card again with `llmops card`"
         )

@@ -18,9 +18,10 @@ def score_claims(registry: Registry, record: AdapterRecord) -> Iterator[Claim]:
     Raises:
         InvalidEvidence: a report or its completions are missing or were altered.
     """
-    events = registry.ledger.events("report.stored")
-    digests = dict.fromkeys(str(e.body["report"]) for e in events if e.body["model"] == record.adapter)
-    reports = {digest: registry.store.get_record(Report, digest) for digest in digests}
+    stored = [str(e.body["report"]) for e in registry.ledger.events("report.stored")]
+    counted = [d for decision in _decisions(registry, record).values() for d in decision.reports]
+    found = {d: registry.store.get_record(Report, d) for d in dict.fromkeys((*counted, *stored))}
+    reports = {digest: report for digest, report in found.items() if report.model == record.adapter}
     newest = {(r.suite_digest, r.engine): digest for digest, r in reports.items()}
     for digest, report in reports.items():
         registry.store.verify("completions", report.completions)
@@ -49,14 +50,19 @@ def gate_claims(registry: Registry, record: AdapterRecord) -> Iterator[Claim]:
     Raises:
         InvalidEvidence: a decision is missing or was altered.
     """
-    events = registry.ledger.events("decision.made")
-    digests = dict.fromkeys(str(e.body["decision"]) for e in events if e.body["candidate"] == record.adapter)
-    decisions = {digest: registry.store.get_record(Decision, digest) for digest in digests}
+    decisions = _decisions(registry, record)
     newest = {decision.public_name: digest for digest, decision in decisions.items()}
     for digest, decision in decisions.items():
         shown = newest[decision.public_name] == digest
         for text in _decision(decision):
             yield Claim("Gate", text, "decision", digest, shown)
+
+
+def _decisions(registry: Registry, record: AdapterRecord) -> dict[str, Decision]:
+    """The decisions about the adapter as a candidate by digest, oldest first."""
+    events = registry.ledger.events("decision.made")
+    digests = dict.fromkeys(str(e.body["decision"]) for e in events if e.body["candidate"] == record.adapter)
+    return {digest: registry.store.get_record(Decision, digest) for digest in digests}
 
 
 def _decision(decision: Decision) -> Iterator[str]:

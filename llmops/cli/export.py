@@ -28,15 +28,14 @@ Format = Annotated[
     str,
     typer.Option(
         "--as",
-        help="peft (the adapter alone), safetensors (merged), gguf (merged), compressed (merged, quantised for vLLM).",
+        help="peft (the adapter alone) or safetensors (merged).",
     ),
 ]
 Type = Annotated[
     str | None,
     typer.Option(
         "--type",
-        help="Type of the weights. safetensors: bf16, fp32, fp16. gguf: f16, f32, bf16, q8_0. "
-        "compressed: fp8, w8a8, w4a16.",
+        help="Type of the weights. safetensors: bf16, fp32, fp16.",
     ),
 ]
 ToleranceNats = Annotated[
