@@ -186,7 +186,7 @@ def _session(planned: Plan, scratch: Path, folder: Path) -> Session[Any]:
     from llmops.train.session import Session
 
     parent = planned.parent.folder if planned.parent else None
-    return Session(planned.base, planned.examples, planned.device, scratch, folder, parent)
+    return Session(planned.base, planned.examples, planned.device, scratch, folder, parent, planned.aids)
 
 
 def _probe(planned: Plan, folder: Path) -> tuple[Probes | RewardProbes, dict[str, float]]:

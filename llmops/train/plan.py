@@ -18,6 +18,7 @@ from llmops.registry.bases import Base, resolve_base
 from llmops.schema import JsonDict, Progress, digest_of
 from llmops.settings import Workspace
 from llmops.tracking import require_tracker
+from llmops.train.aids import Aids, find_aids
 from llmops.train.examples import read_examples
 from llmops.train.libraries import quiet_libraries
 from llmops.train.order import n_sequences, n_steps_of
@@ -37,6 +38,7 @@ class Plan:
     contract: PromptContract
     examples: Examples[Any]
     parent: Parent | None
+    aids: Aids
     device: str
     n_parameters: int  # of the adapter
 
@@ -79,6 +81,7 @@ def plan(recipe_path: Path, workspace: Workspace, folder: Path, progress: Progre
     base = resolve_base(recipe.base_model, lambda note: progress(0, 0, note))
     registry = Registry.of(workspace)
     recipe, parent = continue_recipe(recipe, base, registry, recipe_path)
+    recipe, aids = find_aids(recipe, base, registry, recipe_path)
     n_parameters = _require_fit(recipe, base, parent, recipe_path)
     contract = recipe.contract_on(base.contract)
     tokenizer = load_tokenizer(base)
@@ -89,7 +92,7 @@ def plan(recipe_path: Path, workspace: Workspace, folder: Path, progress: Progre
     resolved = recipe.model_copy(
         update={"tracking": tracking, "device": device, "n_steps": n_steps, "n_epochs": None}
     )
-    return Plan(resolved, base, contract, examples, parent, device, n_parameters)
+    return Plan(resolved, base, contract, examples, parent, aids, device, n_parameters)
 
 
 def _require_fit(recipe: Recipe, base: Base, parent: Parent | None, where: Path) -> int:

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic
 
@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from llmops.errors import StoreError, TrainingFailed
 from llmops.registry.bases import Base
 from llmops.schema import JsonDict
+from llmops.train.aids import Aids
 from llmops.train.loop import OnStep
 from llmops.train.model import load_adapter_weights, load_tokenizer
 from llmops.train.order import padding_frac
@@ -32,7 +33,8 @@ N_LAST = 10  # steps whose loss is averaged for the run's closing figure
 class Session(Generic[E]):
     """What training needs besides its recipe: base, rows, device, folders for scratch files and for the adapter.
 
-    `parent` is the verified folder of the adapter whose weights training begins with; None begins with new ones.
+    `parent` is the verified folder of the adapter whose weights training begins with; None begins with new ones. `aids`
+    is what the method needs besides.
     """
 
     base: Base
@@ -41,6 +43,7 @@ class Session(Generic[E]):
     scratch: Path
     adapter: Path
     parent: Path | None = None
+    aids: Aids = field(default_factory=Aids)
 
 
 def tokenizer_with_padding(base: Base) -> Any:

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from llmops.registry.adapters import Registry
 from llmops.registry.bases import resolve_base
 from llmops.schema import no_progress
+from llmops.train.aids import find_aids
 from llmops.train.examples import read_examples
 from llmops.train.loop import StepReporter
 from llmops.train.order import training_order
@@ -46,6 +47,21 @@ def set_up(
     examples = read_examples(recipe, bench.root, Registry.of(bench.workspace), encoder, no_progress)
     assert examples.dropped == ()
     session = Session(base, examples, "cpu", bench.root / "scratch", bench.root / "adapter", parent)
+    lengths = [row.n_tokens for row in examples.train]
+    return recipe, session, training_order(lengths, recipe.n_steps or 0, recipe.batch, recipe.seed)
+
+
+def set_up_rows(
+    bench: Bench, method: dict[str, Any], parent: Path | None = None, **changes: Any
+) -> tuple[Recipe, Session[Any], list[int]]:
+    """A recipe of a method over rows.jsonl, its session and the order of its rows."""
+    path = bench.recipe(method=method, **{"learning_rate": 1e-3} | changes)
+    registry, base = Registry.of(bench.workspace), resolve_base(str(bench.base))
+    recipe, aids = find_aids(load_recipe(path), base, registry, path)
+    encoder = (AutoTokenizer.from_pretrained(bench.base), recipe.contract_on(base.contract))
+    examples = read_examples(recipe, bench.root, registry, encoder, no_progress)
+    assert examples.dropped == ()
+    session = Session(base, examples, "cpu", bench.root / "scratch", bench.root / "adapter", parent, aids)
     lengths = [row.n_tokens for row in examples.train]
     return recipe, session, training_order(lengths, recipe.n_steps or 0, recipe.batch, recipe.seed)
 

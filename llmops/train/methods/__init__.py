@@ -46,11 +46,18 @@ def _reward(recipe: Recipe, session: Session[Any], on_step: OnStep) -> Figures:
     return reward.train_adapter(recipe, session, on_step)
 
 
+def _distill(recipe: Recipe, session: Session[Any], on_step: OnStep) -> Figures:
+    from llmops.train.methods import distill
+
+    return distill.train_adapter(recipe, session, on_step)
+
+
 TRAIN: dict[str, Callable[[Recipe, Session[Any], OnStep], Figures]] = {
     "sft": _sft,
     "dpo": _dpo,
     "kto": _kto,
     "orpo": _orpo,
     "reward": _reward,
+    "distill": _distill,
 }
 """By the recipe's `method.kind`: trains, writes the PEFT folder `session.adapter`, returns the run's figures."""

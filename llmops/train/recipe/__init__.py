@@ -17,18 +17,20 @@ from llmops.registry.adapters import require_name
 from llmops.settings import load_yaml
 from llmops.train.recipe.adapter import Lora
 from llmops.train.recipe.batch import Batch
-from llmops.train.recipe.methods import Dpo, Kto, Method, Orpo, Reward, Sft
+from llmops.train.recipe.methods import Distill, Dpo, Kto, Method, ModelTeacher, Orpo, Reward, Sft
 from llmops.train.recipe.settings import Settings
 from llmops.train.recipe.sources import DatasetSource, FileSource, PreferenceSource
 
 __all__ = [
     "Batch",
     "DatasetSource",
+    "Distill",
     "Dpo",
     "FileSource",
     "Kto",
     "Lora",
     "Method",
+    "ModelTeacher",
     "Orpo",
     "PreferenceSource",
     "Recipe",
@@ -123,7 +125,7 @@ class Recipe(Settings):
         method = info.data.get("method")
         if (
             method is not None
-            and not isinstance(method, Sft)
+            and not isinstance(method, Sft | Distill)
             and not info.data.get("continue_from")
             and value.dropout
         ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llmops.train.recipe.settings import Settings
 
@@ -96,4 +96,42 @@ class Reward(Settings):
     0 leaves their level open."""
 
 
-Method = Sft | Dpo | Kto | Orpo | Reward
+class ModelTeacher(Settings):
+    """A model whose distributions over the next token are learnt. It must have the student's tokenizer."""
+
+    kind: Literal["model"]
+    """A model on this machine, read beside the student."""
+    base_model: str | None = None
+    """The teacher's base, as for `base_model` of a recipe; unset: the adapter's own base."""
+    adapter: str | None = None
+    """An adapter on it: any adapter reference, or a public name (its champion)."""
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
+    """What is made small at every position of the answers. forward_kl: KL(teacher || student), all that the teacher may
+    say (Hinton 2015, arXiv:1503.02531). reverse_kl: KL(student || teacher), what it says for certain (Gu 2023,
+    arXiv:2306.08543). jsd: between both (generalised Jensen-Shannon divergence; Agarwal 2023, arXiv:2306.13649)."""
+    jsd_beta: float = Field(0.5, gt=0, lt=1)
+    """For jsd: share of the teacher in the mixture that both are compared with."""
+    temperature: float = Field(1.0, gt=0)
+    """Both distributions are flattened by it before they are compared; 1 compares what they say."""
+    sft_weight: float = Field(0.0, ge=0)
+    """Weight of the rows' own answers' loss (nats a label), added to the divergence."""
+
+    @model_validator(mode="after")
+    def _named(self) -> ModelTeacher:
+        if self.base_model is None and self.adapter is None:
+            raise ValueError("names no teacher; give base_model, adapter, or both")
+        return self
+
+
+class Distill(Settings):
+    """Distillation: the student learns what a teacher says to the rows' prompts."""
+
+    learns_from: ClassVar[tuple[LearnsFrom, ...]] = ("conversations",)
+
+    kind: Literal["distill"]
+    """The training method."""
+    teacher: ModelTeacher
+    """Who is learnt from."""
+
+
+Method = Sft | Dpo | Kto | Orpo | Reward | Distill
