@@ -28,14 +28,14 @@ Format = Annotated[
     str,
     typer.Option(
         "--as",
-        help="peft (the adapter alone) or safetensors (merged).",
+        help="peft (the adapter alone), safetensors or gguf (merged).",
     ),
 ]
 Type = Annotated[
     str | None,
     typer.Option(
         "--type",
-        help="Type of the weights. safetensors: bf16, fp32, fp16.",
+        help="Type of the weights. safetensors: bf16, fp32, fp16; gguf: f16, f32, bf16, q8_0.",
     ),
 ]
 ToleranceNats = Annotated[

@@ -35,6 +35,8 @@ class Tolerance:
 TOLERANCES = {
     "fp32": Tolerance(0.001, 0.01),
     "fp16": Tolerance(0.02, 0.1),
+    "f32": Tolerance(0.001, 0.01),
+    "f16": Tolerance(0.02, 0.1),
     "bf16": Tolerance(0.15, 0.75),
     "q8_0": Tolerance(0.15, 0.75),
     "fp8": Tolerance(0.5, 2.0),

@@ -71,7 +71,7 @@ def write_model(source: Source, folder: Path, dtype: str, progress: Progress = n
 
     from llmops.train.export.weights import MergedWeights
 
-    _require_plain(source.base)
+    require_plain(source.base)
     _copy_small_files(source.base, folder, dtype)
     weights, target = MergedWeights(source.base, source.folder), getattr(torch, TORCH_NAMES[dtype])
     shapes = {n: torch.empty(weights.shape(n), dtype=target, device="meta") for n in weights.names}
@@ -132,7 +132,12 @@ def read_back(folder: Path, where: str, **how: Any) -> Any:
     return model.eval()
 
 
-def _require_plain(base: Base) -> None:
+def require_plain(base: Base) -> None:
+    """Refuse a base whose weights are packed.
+
+    Raises:
+        BadRequest: says how they are.
+    """
     packed = json.loads((base.path / "config.json").read_text()).get("quantization_config")
     if packed:
         raise BadRequest(
