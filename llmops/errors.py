@@ -57,6 +57,15 @@ class RowRefused(DataError):
         super().__init__(message)
         self.kind = kind
 
+    def __reduce__(self) -> tuple[type[RowRefused], tuple[str, str]]:
+        """Pickle with both arguments: rows are encoded in processes of their own."""
+        return type(self), (self.kind, str(self))
+
+    @property
+    def reason(self) -> str:
+        """`kind: message`, as dropped rows state it."""
+        return f"{self.kind}: {self}"
+
 
 class InvalidEvidence(LlmopsError):
     """A file, record or chain of the evidence is missing, altered or does not belong with the rest."""

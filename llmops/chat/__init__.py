@@ -4,6 +4,7 @@ One contract is made from a base model's files, carried by every adapter trained
 serve. Reading a contract needs no transformers; encoding needs the tokenizer of the base.
 """
 
+from llmops.chat.bulk import encode_many, in_chunks
 from llmops.chat.contract import CONTRACT_FILE, read_contract, require_same_contract, write_contract
 from llmops.chat.encoder import Encoder, encode, encode_all, encode_prompt, render
 from llmops.chat.masks import Encoded
@@ -16,7 +17,9 @@ __all__ = [
     "Tokenizer",
     "encode",
     "encode_all",
+    "encode_many",
     "encode_prompt",
+    "in_chunks",
     "read_contract",
     "render",
     "require_same_contract",

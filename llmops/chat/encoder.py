@@ -52,6 +52,11 @@ class Encoder:
         found = rendered(self.template, messages, tools)
         return self._masked(found, self._backend.encode(found.text, add_special_tokens=False))
 
+    def encode_answer(self, messages: Sequence[Message], tools: str | None = None) -> Encoded:
+        """The conversation with 1 on its last turn alone; arguments and errors are those of `encode`."""
+        found = rendered(self.template, messages, tools, last_only=True)
+        return self._masked(found, self._backend.encode(found.text, add_special_tokens=False))
+
     def encode_all(self, messages: Sequence[Message], tools: str | None = None) -> tuple[Encoded, ...]:
         """The conversation as `encode` has it, and one sequence for each turn that is only read there.
 
@@ -130,9 +135,8 @@ class Encoder:
         if not wanted:
             raise RowRefused("no supervised token", f"{turn.where}: the answer is empty; give it a text")
         found = self._decoded(ids[first:end])
-        if found != wanted and first:
-            # Decoders of the SentencePiece kind drop a text's first space: decode after the token before it.
-            found = self._decoded(ids[first - 1 : end]).removeprefix(self._decoded(ids[first - 1 : first]))
+        if found != wanted:
+            found = self.text_of(ids, first, end)
         if found != wanted:
             raise RowRefused(
                 "undecodable",
@@ -162,6 +166,15 @@ class Encoder:
             if len(header) <= _LONGEST_HEADER:
                 self._headers[header] = found
         return found
+
+    def text_of(self, ids: Sequence[int], first: int, end: int) -> str:
+        """What the tokens `first` to `end` (not included) of a sequence add to its text.
+
+        Decoders of the SentencePiece kind drop a text's first space, so they are read after the token before them.
+        """
+        if not first:
+            return self._decoded(ids[:end])
+        return self._decoded(ids[first - 1 : end]).removeprefix(self._decoded(ids[first - 1 : first]))
 
     def _decoded(self, ids: Sequence[int]) -> str:
         text: str = self._backend.decode(ids, skip_special_tokens=False)

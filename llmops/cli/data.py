@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from llmops.cli import show_mask
 from llmops.cli.output import as_json, progress, table
 from llmops.records import DatasetSnapshot
 from llmops.registry.adapters import Registry
@@ -61,3 +62,6 @@ def _print(snapshot: DatasetSnapshot) -> None:
     typer.echo("kept     " + ", ".join(f"{pool} {n}" for pool, n in snapshot.n_rows.items()))
     dropped = ", ".join(f"{reason} {n}" for reason, n in snapshot.n_dropped.items()) or "none"
     typer.echo(f"dropped  {dropped}")
+
+
+app.command("show-mask")(show_mask.show_mask)

@@ -12,16 +12,16 @@ from platform import python_version
 
 from llmops.data.builder import builder_file, run_builder
 from llmops.data.config import POOLS, BuilderSource, DataConfig
+from llmops.data.quarantine import DROPPED_FILE, QUARANTINE_FILE, dropped_lines, quarantine_lines
 from llmops.data.rows import canonical_line, prompt_digest, read_rows, row_of_line
 from llmops.data.split import Sifted, sift, split
 from llmops.errors import BadRequest, DataError, InvalidEvidence
 from llmops.ledger import Ledger
 from llmops.records import DatasetSnapshot, Dropped, Row
-from llmops.schema import Progress, canonical_json, digest_of, no_progress, short
+from llmops.schema import Progress, digest_of, no_progress, short
 from llmops.settings import load_yaml
 from llmops.store import Store, sha256_file
 
-DROPPED_FILE = "dropped.jsonl"
 _REPORT_EVERY = 500
 
 
@@ -50,12 +50,12 @@ def build_snapshot(
                 "add groups, or change salt or pools"
             )
     files = {f"{name}.jsonl": _lines(canonical_line(row) for row in pools[name]) for name in POOLS}
-    files[DROPPED_FILE] = _dropped_lines(sifted)
+    files[DROPPED_FILE] = dropped_lines(sifted.dropped)
     snapshot = DatasetSnapshot(
         name=config.name,
         artifact=store.put_files("dataset", files),
         n_rows={name: len(pools[name]) for name in POOLS},
-        n_dropped=dict(sorted(Counter(d.reason.partition(":")[0] for d in sifted.dropped).items())),
+        n_dropped=dict(sorted(Counter(d.kind for d in sifted.dropped).items())),
         licence=config.licence,
         origin=config.origin.replace("{python}", python_version()),
     )
@@ -145,11 +145,12 @@ def _require_within_budget(config: DataConfig, config_path: Path, sifted: Sifted
         raise DataError(f"{config_path}: the dataset is empty; the source gives no rows")
     if sifted.kept and n_dropped <= config.drop_budget_frac * n_read:
         return
-    listed = store.path("dropped", store.put_files("dropped", {DROPPED_FILE: _dropped_lines(sifted)}))
+    files = {DROPPED_FILE: dropped_lines(sifted.dropped), QUARANTINE_FILE: quarantine_lines(sifted.dropped)}
+    listed = store.path("dropped", store.put_files("dropped", files))
     first = sifted.dropped[0]
     raise DataError(
         f"{config_path}: {first.source}: {first.reason}; {n_dropped:,} of {n_read:,} rows dropped, "
-        f"the budget is {config.drop_budget_frac:.2%}; all are listed in {listed / DROPPED_FILE}; "
+        f"the budget is {config.drop_budget_frac:.2%}; all are listed in {listed / QUARANTINE_FILE}; "
         "mend them or raise drop_budget_frac"
     )
 
@@ -164,7 +165,3 @@ def _record(snapshot: DatasetSnapshot, config: str, store: Store, ledger: Ledger
 
 def _lines(lines: Iterator[bytes]) -> bytes:
     return b"".join(line + b"\n" for line in lines)
-
-
-def _dropped_lines(sifted: Sifted) -> bytes:
-    return _lines(canonical_json({"source": d.source, "reason": d.reason}) for d in sifted.dropped)

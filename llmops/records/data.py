@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from llmops.schema import JsonDict, Record
@@ -95,10 +95,16 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A row that was not kept: where it stood and why."""
+    """A row that was not kept: where it stood, why (`class: detail`), and its own text, so that it can be mended."""
 
     source: str
     reason: str
+    row: str | None = field(default=None, compare=False)
+
+    @property
+    def kind(self) -> str:
+        """The class of reasons it is counted under."""
+        return self.reason.partition(":")[0]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """`finetune`: a recipe becomes a registered adapter, or a failed run that says why. The ledger has both.
 
-Writes `.llmops/runs/<run>/`: recipe.json (resolved, with its digest), metrics.jsonl, dropped.jsonl, and error.txt
-when it failed. The adapter itself goes into the store; nothing is registered unless all of it was written and acts.
+Writes `.llmops/runs/<run>/`: recipe.json (resolved, with its digest), metrics.jsonl, dropped.jsonl, quarantine.jsonl
+(the dropped rows themselves, if any), and error.txt when it failed. The adapter itself goes into the store; nothing is
+registered unless all of it was written and acts.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from llmops.data.quarantine import DROPPED_FILE
 from llmops.errors import LlmopsError, StoreError, TrainingFailed
 from llmops.records import AdapterRecord, Lineage, PreferenceSnapshot, Probes, RewardProbes
 from llmops.registry.adapters import NewAdapter, Registry
@@ -26,7 +28,7 @@ from llmops.settings import RUN_LOCK, RUN_SCRATCH, Workspace, now
 from llmops.tracking import TrackedRun, Tracker, start_tracking
 from llmops.train.lineage import GitState, git_state, hardware, installed_packages
 from llmops.train.methods import TRAIN
-from llmops.train.plan import DROPPED_FILE, Plan, plan
+from llmops.train.plan import Plan, plan
 from llmops.train.probes import change_nats, choose_probes, compute_probes, require_change, require_effect
 from llmops.train.recipe import Reward, load_recipe
 from llmops.train.rewards import compute_reward_probes, require_spread

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llmops.chat import Tokenizer, encode, encode_prompt
-from llmops.errors import DataError
+from llmops.chat import Encoder, Tokenizer, in_chunks
+from llmops.errors import RowRefused
 from llmops.ratings.preferences import find_preferences, load_pairs
 from llmops.records import Dropped, Labelled, Message, Preference, PreferenceSnapshot, PromptContract
 from llmops.registry.adapters import Registry
+from llmops.schema import canonical_json
 from llmops.train.recipe import PreferenceSource, Recipe
-from llmops.train.rows import Examples, Judged, Pair, hold_out
+from llmops.train.rows import Examples, Judged, Pair, hold_out, too_long
 
 
 def read_preferences(
@@ -41,19 +42,16 @@ def encode_pairs(
     than `recipe.max_tokens` tokens. Whether that is too many is for `require_within_budget`.
     """
     snapshot, preferences = found
+    encoder = Encoder(tokenizer, contract)
     kept: list[Pair] = []
     dropped: list[Dropped] = []
-    for preference in preferences:
-        try:
-            pair = encode_pair(preference, tokenizer, contract)
-        except DataError as error:
-            dropped.append(Dropped(preference.source, str(error)))
-            continue
-        if pair.n_tokens > recipe.max_tokens:
-            reason = f"too long: {pair.n_tokens} tokens, max_tokens is {recipe.max_tokens}"
-            dropped.append(Dropped(preference.source, reason))
-            continue
-        kept.append(pair)
+    outcomes = in_chunks(lambda part: [_pair_or_refusal(one, encoder) for one in part], preferences)
+    for preference, pair in zip(preferences, outcomes, strict=True):
+        reason = pair.reason if isinstance(pair, RowRefused) else too_long(pair.n_tokens, recipe)
+        if reason or isinstance(pair, RowRefused):
+            dropped.append(Dropped(preference.source, str(reason), _text(preference)))
+        else:
+            kept.append(pair)
     train, held_out = hold_out(kept, recipe.held_out_frac, recipe.seed)
     return Examples(snapshot, tuple(train), tuple(held_out), tuple(dropped))
 
@@ -62,16 +60,34 @@ def encode_pair(preference: Preference, tokenizer: Tokenizer, contract: PromptCo
     """Token ids of a preference's prompt and of its two answers, each with the end token that follows it.
 
     Raises:
-        DataError: both answers are the same, or one of them has no exact loss mask after this prompt.
+        RowRefused: both answers are the same, or one of them has no exact loss mask after this prompt.
     """
+    return _pair(preference, Encoder(tokenizer, contract))
+
+
+def _pair(preference: Preference, encoder: Encoder) -> Pair:
     if preference.chosen == preference.rejected:
-        raise DataError("no preference: chosen and rejected are the same")
-    prompt_ids = encode_prompt(tokenizer, contract, preference.messages)
+        raise RowRefused("no preference", "chosen and rejected are the same; leave the pair out")
+    prompt_ids = encoder.encode_prompt(preference.messages)
     chosen_ids, rejected_ids = (
-        _answer_ids(text, preference.messages, (tokenizer, contract), prompt_ids)
+        _answer_ids(text, preference.messages, encoder, prompt_ids)
         for text in (preference.chosen, preference.rejected)
     )
     return Pair(prompt_ids, chosen_ids, rejected_ids, preference.group, preference.source)
+
+
+def _pair_or_refusal(preference: Preference, encoder: Encoder) -> Pair | RowRefused:
+    try:
+        return _pair(preference, encoder)
+    except RowRefused as error:
+        return error
+
+
+def _text(preference: Preference) -> str:
+    """A preference as a line of its own, to be mended."""
+    prompt = [m.to_turn() for m in preference.messages]
+    value = {"prompt": prompt, "chosen": preference.chosen, "rejected": preference.rejected}
+    return canonical_json(value).decode()
 
 
 def judged_of_pairs(pairs: Examples[Pair]) -> Examples[Judged]:
@@ -93,34 +109,27 @@ def encode_judged(row: Labelled, tokenizer: Tokenizer, contract: PromptContract)
     """Token ids of a judged answer and of its prompt.
 
     Raises:
-        DataError: the answer has no exact loss mask after this prompt.
+        RowRefused: the answer has no exact loss mask after this prompt.
     """
-    prompt_ids = encode_prompt(tokenizer, contract, row.messages)
-    answer_ids = _answer_ids(row.completion, row.messages, (tokenizer, contract), prompt_ids)
+    encoder = Encoder(tokenizer, contract)
+    prompt_ids = encoder.encode_prompt(row.messages)
+    answer_ids = _answer_ids(row.completion, row.messages, encoder, prompt_ids)
     return Judged(prompt_ids, answer_ids, row.good, row.group, row.source)
 
 
 def _answer_ids(
-    answer: str,
-    messages: Sequence[Message],
-    encoder: tuple[Tokenizer, PromptContract],
-    prompt_ids: tuple[int, ...],
+    answer: str, messages: Sequence[Message], encoder: Encoder, prompt_ids: tuple[int, ...]
 ) -> tuple[int, ...]:
     """The tokens an answer is scored on: those its loss mask marks after the prompt, which must be a prefix of it all.
 
     What the template puts after the end token is left out: the model never writes it.
     """
-    try:
-        encoded = encode(*encoder, (*messages, Message("assistant", answer)))
-    except DataError as error:
-        raise DataError(f"no exact loss mask: {error}") from None
+    encoded = encoder.encode_answer((*messages, Message("assistant", answer)))
     n = len(prompt_ids)
     if encoded.input_ids[:n] != prompt_ids:
-        raise DataError(
-            "no exact loss mask: the prompt has other tokens with the answer than alone, so the model would be taught "
-            f"on what it is never asked ({answer[:40]!r})"
+        raise RowRefused(
+            "fused tokens",
+            "the prompt has other tokens with the answer than alone, so the model would be taught on what it is never "
+            f"asked ({answer[:40]!r}); strip outer white space",
         )
-    # Answers earlier in the conversation carry a mask too, but all answers to the prompt share them.
-    return tuple(
-        token for token, scored in zip(encoded.input_ids[n:], encoded.loss_mask[n:], strict=True) if scored
-    )
+    return tuple(token for token, scored in zip(encoded.input_ids, encoded.loss_mask, strict=True) if scored)

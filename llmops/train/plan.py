@@ -18,15 +18,14 @@ from llmops.registry.bases import Base, resolve_base
 from llmops.schema import JsonDict, Progress, digest_of
 from llmops.settings import Workspace
 from llmops.tracking import require_tracker
+from llmops.train.account import require_within_budget, write_account
 from llmops.train.aids import Aids, find_aids
 from llmops.train.examples import read_examples
 from llmops.train.libraries import quiet_libraries
 from llmops.train.order import n_sequences, n_steps_of
 from llmops.train.parent import Parent, continue_recipe
 from llmops.train.recipe import Recipe, Reward, load_recipe
-from llmops.train.rows import Examples, dropped_lines, require_within_budget
-
-DROPPED_FILE = "dropped.jsonl"
+from llmops.train.rows import Examples
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def plan(recipe_path: Path, workspace: Workspace, folder: Path, progress: Progre
     Args:
         recipe_path: the YAML file.
         workspace: where data and state are.
-        folder: an existing folder that gets `dropped.jsonl`.
+        folder: an existing folder that gets `dropped.jsonl`, and `quarantine.jsonl` if a row is dropped.
         progress: told what is being looked at.
 
     Raises:
@@ -86,8 +85,7 @@ def plan(recipe_path: Path, workspace: Workspace, folder: Path, progress: Progre
     contract = recipe.contract_on(base.contract)
     tokenizer = load_tokenizer(base)
     examples = read_examples(recipe, recipe_path.parent, registry, (tokenizer, contract), progress)
-    (folder / DROPPED_FILE).write_bytes(dropped_lines(examples.dropped))
-    require_within_budget(examples, recipe, folder / DROPPED_FILE)
+    require_within_budget(examples, recipe, write_account(examples.dropped, folder))
     n_steps = n_steps_of(recipe, n_sequences(recipe, [example.n_tokens for example in examples.train]))
     resolved = recipe.model_copy(
         update={"tracking": tracking, "device": device, "n_steps": n_steps, "n_epochs": None}

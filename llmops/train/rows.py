@@ -6,22 +6,25 @@ Reads dataset snapshots and JSONL files; rows of files are frozen as a snapshot 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from llmops.chat import Encoded, Tokenizer, encode
+from llmops.chat import Encoded, Encoder, Tokenizer, encode_many
+from llmops.data.quarantine import DROPPED_FILE, dropped_lines
 from llmops.data.rows import canonical_line, read_rows
 from llmops.data.snapshot import find_snapshot, load_pool
-from llmops.errors import DataError
+from llmops.errors import RowRefused
 from llmops.records import DatasetSnapshot, Dropped, PreferenceSnapshot, PromptContract, Row
 from llmops.registry.adapters import Registry
 from llmops.schema import Progress, canonical_json
 from llmops.train.recipe import DatasetSource, FileSource, Recipe
 
-N_NAMED = 3  # dropped rows that an error message names; the others are in the run's list
+SPLIT_OFF = "answers in sequences of their own"
+UNRENDERED = "rows whose reasoning the template leaves out"
 _REPORT_EVERY = 500
 
 
@@ -132,11 +135,19 @@ class Examples(Generic[E]):
     train: tuple[E, ...]
     held_out: tuple[E, ...]
     dropped: tuple[Dropped, ...]
+    notes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def n_rows(self) -> dict[str, int]:
-        """Rows by what became of them."""
-        return {"train": len(self.train), "held_out": len(self.held_out), "dropped": len(self.dropped)}
+        """Rows by what became of them, dropped ones by reason too, and what is to be known of those that were kept."""
+        found = {"train": len(self.train), "held_out": len(self.held_out), "dropped": len(self.dropped)}
+        reasons = {f"dropped: {kind}": n for kind, n in sorted(Counter(d.kind for d in self.dropped).items())}
+        return {**found, **reasons, **self.notes}
+
+    @property
+    def n_read(self) -> int:
+        """Rows there were, dropped ones included."""
+        return len(self.train) + len(self.held_out) + len(self.dropped) - self.notes.get(SPLIT_OFF, 0)
 
 
 def read_source(data: DatasetSource | FileSource, name: str, folder: Path, registry: Registry) -> Source:
@@ -165,23 +176,18 @@ def _freeze(name: str, source: FileSource, folder: Path, registry: Registry) -> 
     dropped = tuple(row for row in found if isinstance(row, Dropped))
     files = {
         "train.jsonl": b"".join(canonical_line(row) + b"\n" for row in rows),
-        "dropped.jsonl": dropped_lines(dropped),
+        DROPPED_FILE: dropped_lines(dropped),
     }
     snapshot = DatasetSnapshot(
         name=f"{name}-files",
         artifact=registry.store.put_files("dataset", files),
         n_rows={"train": len(rows)},
-        n_dropped=dict(sorted(Counter(d.reason.partition(":")[0] for d in dropped).items())),
+        n_dropped=dict(sorted(Counter(d.kind for d in dropped).items())),
         licence="not stated",
         origin="files of the recipe: " + ", ".join(source.paths),
     )
     registry.store.put_record(snapshot)
     return Source(snapshot, rows, dropped)
-
-
-def dropped_lines(dropped: Iterable[Dropped]) -> bytes:
-    """Dropped rows as JSON lines of source and reason."""
-    return b"".join(canonical_json({"source": d.source, "reason": d.reason}) + b"\n" for d in dropped)
 
 
 def encode_rows(
@@ -190,50 +196,43 @@ def encode_rows(
     """Every row with its checked loss mask, split into trained on, held out and dropped.
 
     A row is dropped when it was malformed, has more than `recipe.max_tokens` tokens, or has no exact loss mask. Whether
-    that is too many is for `require_within_budget`.
+    that is too many is for `require_within_budget`. A conversation with turns that its template writes otherwise later
+    becomes several examples, all of its group (`llmops.chat.masks`).
     """
     kept: list[Example] = []
     dropped = list(source.dropped)
-    for i, row in enumerate(source.rows):
+    notes: Counter[str] = Counter()
+    encoder = Encoder(tokenizer, contract)
+    found = encode_many(encoder, [(row.messages, row.tools) for row in source.rows])
+    for i, (row, sequences) in enumerate(zip(source.rows, found, strict=True)):
         if i % _REPORT_EVERY == 0:
             progress(0, 0, f"encoding rows: {i:,} of {len(source.rows):,}")
-        try:
-            example = Example(encode(tokenizer, contract, row.messages), row.group, row.source)
-        except DataError as error:
-            dropped.append(Dropped(row.source, f"no exact loss mask: {error}"))
+        reason = (
+            sequences.reason
+            if isinstance(sequences, RowRefused)
+            else too_long(max(len(one.input_ids) for one in sequences), recipe)
+        )
+        if reason or isinstance(sequences, RowRefused):
+            dropped.append(Dropped(row.source, str(reason), row_text(row)))
             continue
-        if example.n_tokens > recipe.max_tokens:
-            dropped.append(
-                Dropped(row.source, f"too long: {example.n_tokens} tokens, max_tokens is {recipe.max_tokens}")
-            )
-            continue
-        kept.append(example)
+        kept += [Example(one, row.group, row.source) for one in sequences]
+        notes[SPLIT_OFF] += len(sequences) - 1
+        notes[UNRENDERED] += bool(sequences[0].unrendered)
     train, held_out = hold_out(kept, recipe.held_out_frac, recipe.seed)
-    return Examples(source.snapshot, tuple(train), tuple(held_out), tuple(dropped))
+    return Examples(source.snapshot, tuple(train), tuple(held_out), tuple(dropped), +notes)
 
 
-def require_within_budget(examples: Examples[Any], recipe: Recipe, listing: Path) -> None:
-    """Refuse a run that would lose more rows than the recipe allows.
+def too_long(n_tokens: int, recipe: Recipe) -> str | None:
+    """Why a row of so many tokens is not kept; None if it is."""
+    if n_tokens <= recipe.max_tokens:
+        return None
+    return f"too long: {n_tokens} tokens, max_tokens is {recipe.max_tokens}"
 
-    Args:
-        examples: the rows as `encode_rows` found them.
-        recipe: names the budget.
-        listing: file that lists every dropped row, for the message.
 
-    Raises:
-        DataError: names the first dropped rows by file and line; or no row is left to train on.
-    """
-    n_dropped, n_all = len(examples.dropped), sum(examples.n_rows.values())
-    if n_all == 0:
-        raise DataError(f"data of {recipe.name}: has no rows; give files or a dataset with at least one")
-    if examples.train and n_dropped <= recipe.drop_budget_frac * n_all:
-        return
-    first = "; ".join(f"{d.source}: {d.reason}" for d in examples.dropped[:N_NAMED])
-    raise DataError(
-        f"{first}{'; ...' if n_dropped > N_NAMED else ''}: {n_dropped:,} of {n_all:,} rows would be dropped "
-        f"({n_dropped / n_all:.2%}), the budget is {recipe.drop_budget_frac:.2%}; all are listed in {listing}; "
-        "mend them, or raise drop_budget_frac or max_tokens"
-    )
+def row_text(row: Row) -> str:
+    """A row as a line of its own, to be mended."""
+    data = json.loads(canonical_line(row))
+    return canonical_json({name: data[name] for name in ("messages", "tools") if name in data}).decode()
 
 
 def hold_out(rows: Sequence[E], held_out_frac: float, seed: int) -> tuple[list[E], list[E]]:

@@ -267,7 +267,12 @@ def test_more_dropped_pairs_than_the_budget_are_listed_and_end_the_run(
     with pytest.raises(DataError, match=r"^rate\.jsonl:21: no preference.*1 of 21 rows"):
         finetune(bench.dpo_recipe(), bench.workspace)
     record = finetune(bench.dpo_recipe(drop_budget_frac=0.1), bench.workspace)
-    assert Registry.of(bench.workspace).lineage(record).n_rows == {"train": 20, "held_out": 0, "dropped": 1}
+    assert Registry.of(bench.workspace).lineage(record).n_rows == {
+        "train": 20,
+        "held_out": 0,
+        "dropped": 1,
+        "dropped: no preference": 1,
+    }
     runs = sorted(p for p in bench.workspace.runs.iterdir() if "tiny-dpo" in p.name)
     assert all(json.loads((r / "dropped.jsonl").read_text())["source"] == "rate.jsonl:21" for r in runs)
 

@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from llmops.chat import read_contract
-from llmops.errors import DataError
+from llmops.errors import RowRefused
 from llmops.records import Message, Preference
 from llmops.registry.adapters import Registry
 from llmops.train.pairs import encode_pair, encode_pairs, read_preferences
@@ -33,9 +33,10 @@ def _encode(bench: Bench, pairs: Sequence[tuple[str, str, str]], **changes: Any)
 def test_every_pair_is_trained_on_held_out_or_dropped_with_its_reason(bench: Bench) -> None:
     odd = (("Which?", "same", "same"), ("Long?", "short", "x" * 300))
     found = _encode(bench, (*PAIRS, *odd), held_out_frac=0.25)
-    assert found.n_rows == {"train": 6, "held_out": 2, "dropped": 2}
+    reasons = {"dropped: no preference": 1, "dropped: too long": 1}
+    assert found.n_rows == {"train": 6, "held_out": 2, "dropped": 2} | reasons
     assert [d.source for d in found.dropped] == ["rate.jsonl:9", "rate.jsonl:10"]
-    assert found.dropped[0].reason == "no preference: chosen and rejected are the same"
+    assert found.dropped[0].reason == "no preference: chosen and rejected are the same; leave the pair out"
     assert found.dropped[1].reason.endswith("tokens, max_tokens is 256")
     kept = {p.source for p in (*found.train, *found.held_out)}
     assert kept == {f"rate.jsonl:{i}" for i in range(1, 9)}
@@ -60,7 +61,7 @@ def test_pair_whose_answer_the_template_changes_is_dropped(bench: Bench) -> None
         chat_template=contract.chat_template.replace("message['content']", "message['content'] | trim"),
     )
     tokenizer = AutoTokenizer.from_pretrained(bench.base)
-    with pytest.raises(DataError, match="no exact loss mask: "):
+    with pytest.raises(RowRefused, match="does not render the answer as written"):
         encode_pair(Preference((Message("user", "a"),), "b", "c ", "g", "s:1", "i", ()), tokenizer, trimming)
 
 
@@ -74,5 +75,5 @@ def test_prompt_that_reads_otherwise_with_its_answer_is_dropped(bench: Bench) ->
     assert template != contract.chat_template
     tokenizer = AutoTokenizer.from_pretrained(bench.base)
     preference = Preference((Message("user", "a"),), "b", "c", "g", "s:1", "i", ())
-    with pytest.raises(DataError, match="no exact loss mask: "):
+    with pytest.raises(RowRefused, match="writes the prompt otherwise once it is answered"):
         encode_pair(preference, tokenizer, replace(contract, chat_template=template))
