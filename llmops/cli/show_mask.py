@@ -12,6 +12,8 @@ from llmops.cli.output import as_json, progress
 from llmops.settings import find_workspace
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from llmops.train.show_mask import Shown, ShownRow
 
 OPEN, CLOSE = "⟦", "⟧"
@@ -66,9 +68,15 @@ def _print_text(sequence: Shown, colour: bool) -> None:
         typer.echo("".join(marked).rstrip("\n"))
         return
     from rich.console import Console
+
+    Console(highlight=False, soft_wrap=True).print(coloured(sequence))
+
+
+def coloured(sequence: Shown) -> Text:
+    """A sequence's text, trained tokens black on green and the others dim."""
     from rich.text import Text
 
     text = Text()
     for segment in sequence.segments:
         text.append(segment.text, "black on green" if segment.trained else "dim")
-    Console(highlight=False, soft_wrap=True).print(text)
+    return text

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops.data.config import BuilderSource
+from llmops.data.quarantine import kept_text
 from llmops.data.rows import parse_row
 from llmops.errors import ConfigError, DataError
 from llmops.records import Dropped, Row
@@ -66,7 +67,8 @@ def _row(data: object, fallback: str) -> Row | Dropped:
         return Dropped(fallback, "no source: every row of a builder names its file:line")
     if "dropped" in data:
         return Dropped(source, str(data["dropped"]))
-    return parse_row(data, source)
+    found = parse_row(data, source)
+    return kept_text(found, data) if isinstance(found, Dropped) else found
 
 
 def _load(path: Path, name: str) -> Callable[..., Any]:

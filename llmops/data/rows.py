@@ -60,17 +60,18 @@ def parse_line(line: bytes, source: str) -> Raw | Dropped:
     try:
         text = line.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
     except UnicodeDecodeError as error:
-        return Dropped(source, f"not UTF-8: byte {line[error.start]:#04x} at {error.start}")
+        readable = line.decode("utf-8", "backslashreplace")
+        return Dropped(source, f"not UTF-8: byte {line[error.start]:#04x} at {error.start}", readable)
     if not text.strip():
         return Dropped(source, "empty line")
     try:
         return Raw(json.loads(text), source)
     except json.JSONDecodeError as error:
-        return Dropped(source, f"malformed JSON: {error.msg} at column {error.colno}")
+        return Dropped(source, f"malformed JSON: {error.msg} at column {error.colno}", text)
     except ValueError:  # Python reads no longer ones
-        return Dropped(source, "malformed JSON: a number of more than 4,300 digits")
+        return Dropped(source, "malformed JSON: a number of more than 4,300 digits", text)
     except RecursionError:
-        return Dropped(source, "malformed JSON: nested too deeply")
+        return Dropped(source, "malformed JSON: nested too deeply", text)
 
 
 def parse_row(data: object, source: str) -> Row | Dropped:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from llmops.data.config import POOLS, Pools
+from llmops.data.quarantine import row_text
 from llmops.data.rows import canonical_line, prompt_digest
 from llmops.records import Dropped, Message, Row
 from llmops.schema import digest_of
@@ -50,9 +51,8 @@ def sift(rows: Iterable[Row | Dropped], max_characters: int) -> Sifted:
             continue
         n_characters = sum(_n_characters(m) for m in row.messages)
         if n_characters > max_characters:
-            dropped.append(
-                Dropped(row.source, f"too long: {n_characters:,} characters, limit {max_characters:,}")
-            )
+            reason = f"too long: {n_characters:,} characters, limit {max_characters:,}"
+            dropped.append(Dropped(row.source, reason, row_text(row)))
         else:
             usable.append(row)
     seen: dict[str, Row] = {}
@@ -62,9 +62,11 @@ def sift(rows: Iterable[Row | Dropped], max_characters: int) -> Sifted:
         conversation = digest_of([spelt, row.tools] if row.tools else spelt)
         prompt = prompt_digest(row.messages)
         if conversation in seen:
-            dropped.append(Dropped(row.source, f"duplicate: same as {seen[conversation].source}"))
+            reason = f"duplicate: same as {seen[conversation].source}"
+            dropped.append(Dropped(row.source, reason, row_text(row)))
         elif home.setdefault(prompt, row).group != row.group:
-            dropped.append(Dropped(row.source, f"prompt of another group: same as {home[prompt].source}"))
+            reason = f"prompt of another group: same as {home[prompt].source}"
+            dropped.append(Dropped(row.source, reason, row_text(row)))
         else:
             seen[conversation] = row
             kept.append(row)

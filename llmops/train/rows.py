@@ -6,7 +6,6 @@ Reads dataset snapshots and JSONL files; rows of files are frozen as a snapshot 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,13 +13,13 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from llmops.chat import Encoded, Encoder, Tokenizer, encode_many
-from llmops.data.quarantine import DROPPED_FILE, dropped_lines
+from llmops.data.quarantine import DROPPED_FILE, dropped_lines, row_text
 from llmops.data.rows import canonical_line, read_rows
 from llmops.data.snapshot import find_snapshot, load_pool
 from llmops.errors import RowRefused
 from llmops.records import DatasetSnapshot, Dropped, PreferenceSnapshot, PromptContract, Row
 from llmops.registry.adapters import Registry
-from llmops.schema import Progress, canonical_json
+from llmops.schema import Progress
 from llmops.train.recipe import DatasetSource, FileSource, Recipe
 
 SPLIT_OFF = "answers in sequences of their own"
@@ -227,12 +226,6 @@ def too_long(n_tokens: int, recipe: Recipe) -> str | None:
     if n_tokens <= recipe.max_tokens:
         return None
     return f"too long: {n_tokens} tokens, max_tokens is {recipe.max_tokens}"
-
-
-def row_text(row: Row) -> str:
-    """A row as a line of its own, to be mended."""
-    data = json.loads(canonical_line(row))
-    return canonical_json({name: data[name] for name in ("messages", "tools") if name in data}).decode()
 
 
 def hold_out(rows: Sequence[E], held_out_frac: float, seed: int) -> tuple[list[E], list[E]]:

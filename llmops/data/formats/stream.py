@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 
 from llmops.data.formats.known import Format, Found, detect, parse
+from llmops.data.quarantine import kept_text
 from llmops.records import Dropped
 
 N_LOOKED_AT = 100
@@ -29,6 +30,10 @@ def parse_all(values: Iterable[Raw | Dropped]) -> tuple[Format | None, Iterator[
     first = list(islice(rest, N_LOOKED_AT))
     found = detect(value.data for value in first if isinstance(value, Raw))
     return found, (
-        value if isinstance(value, Dropped) else parse(value.data, value.source, found)
-        for value in chain(first, rest)
+        value if isinstance(value, Dropped) else _parsed(value, found) for value in chain(first, rest)
     )
+
+
+def _parsed(value: Raw, form: Format | None) -> Found:
+    found = parse(value.data, value.source, form)
+    return kept_text(found, value.data) if isinstance(found, Dropped) else found
