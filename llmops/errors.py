@@ -10,6 +10,7 @@ Messages read `where: what, with the value; what to do`. Nothing here imports an
 | 3 | INCONCLUSIVE: more cases, votes or approvals are needed |
 | 4 | INVALID: the evidence is broken, missing or does not belong together |
 | 5 | could not run: infrastructure, or our own fault |
+| 130, 143 | ended by Ctrl-C, by SIGTERM (128 and the signal's number, as shells have it); says how to go on |
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ EXIT_BAD_REQUEST = 2
 EXIT_INCONCLUSIVE = 3
 EXIT_INVALID = 4
 EXIT_COULD_NOT_RUN = 5
+EXIT_SIGNAL = 128  # and the signal's number
+SIGINT = 2
 
 VERDICT_EXIT_CODES = {
     "PASS": EXIT_DONE,
@@ -105,3 +108,13 @@ class StoreError(CouldNotRun):
 
 class TrainingFailed(CouldNotRun):
     """Training ended without an adapter worth storing (no effect, not finite, interrupted)."""
+
+
+class Interrupted(TrainingFailed):
+    """Somebody ended training with Ctrl-C or SIGTERM; the exit code is 128 and the signal's number."""
+
+    def __init__(self, message: str, signum: int | None = None) -> None:
+        """Keep the signal's number; None counts as Ctrl-C."""
+        super().__init__(message)
+        self.signum = signum or SIGINT
+        self.exit_code = EXIT_SIGNAL + self.signum

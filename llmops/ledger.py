@@ -23,6 +23,7 @@ EventKind = Literal[
     "base.resolved",
     "dataset.snapshotted",
     "run.started",
+    "run.resumed",
     "run.finished",
     "run.failed",
     "adapter.registered",

@@ -28,13 +28,17 @@ Outcome = Literal["FINISHED", "FAILED", "KILLED"]
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What a run is called in a tracker, and what it was made from; `params` may be nested."""
+    """What a run is called in a tracker, and what it was made from; `params` may be nested.
+
+    `goes_on` is the tracker's own id of a run that was begun before and is gone on with.
+    """
 
     name: str
     params: JsonDict
     tags: Mapping[str, str] = field(default_factory=dict)
     dataset_name: str | None = None
     dataset_digest: str | None = None
+    goes_on: str | None = None
 
 
 class Tracker(Protocol):
@@ -66,29 +70,35 @@ class NoTracker:
 class MlflowTracker:
     """Shows a run in the workspace's MLflow database. Points are written at most once a second, and at the end."""
 
+    run_id: str | None
+
     def __init__(self, workspace: Workspace, run: TrackedRun) -> None:
-        """Create the run with its parameters, tags and dataset.
+        """Create the run with its parameters, tags and dataset; one that goes on is opened again if it is there.
 
         Raises:
             ConfigError: MLflow is not installed.
         """
+        self._client, experiment = _open(workspace)
+        self.run_id = _reopen(self._client, run.goes_on) or self._create(experiment, run)
+        self._waiting: list[Any] = []
+        self._written_at = time.monotonic()
+
+    def _create(self, experiment: str, run: TrackedRun) -> str:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
-        self._client, experiment = _open(workspace)
         tags = dict(run.tags)
         if run.dataset_digest:
             tags[DIGEST_TAG] = run.dataset_digest
         created = self._client.create_run(experiment, run_name=run.name, tags=tags)
-        self.run_id: str | None = str(created.info.run_id)
+        run_id = str(created.info.run_id)
         params = [Param(name, value[:MAX_PARAM_CHARS]) for name, value in flatten(run.params).items()]
-        self._client.log_batch(self.run_id, params=params)
+        self._client.log_batch(run_id, params=params)
         if run.dataset_digest:
             name = run.dataset_name or "data"
             dataset = Dataset(name, short(run.dataset_digest), "llmops", f"dataset {run.dataset_digest}")
             training = [InputTag("mlflow.data.context", "training")]
-            self._client.log_inputs(self.run_id, datasets=[DatasetInput(dataset, training)])
-        self._waiting: list[Any] = []
-        self._written_at = time.monotonic()
+            self._client.log_inputs(run_id, datasets=[DatasetInput(dataset, training)])
+        return run_id
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Show one point of each curve."""
@@ -107,6 +117,19 @@ class MlflowTracker:
         if self._waiting:
             self._client.log_batch(self.run_id, metrics=self._waiting)
         self._waiting, self._written_at = [], time.monotonic()
+
+
+def _reopen(client: Any, run_id: str | None) -> str | None:
+    """The id of a run that is shown as running again; None when MLflow does not know it."""
+    from mlflow.exceptions import MlflowException
+
+    if run_id is None:
+        return None
+    try:
+        client.update_run(run_id, status="RUNNING")
+    except MlflowException:
+        return None
+    return run_id
 
 
 def start_tracking(kind: Literal["mlflow", "none"], workspace: Workspace, run: TrackedRun) -> Tracker:

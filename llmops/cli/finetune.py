@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from llmops.cli.output import as_json, progress
+from llmops.errors import BadRequest
 from llmops.records import AdapterRecord, PreferenceSnapshot
 from llmops.registry.adapters import Registry
 from llmops.schema import short
@@ -18,15 +19,31 @@ PROVABLE_NATS = 0.1  # twice what rounding to bfloat16 alone changes; see llmops
 
 
 def finetune(
-    recipe: Annotated[Path, typer.Argument(help="A recipe such as recipes/docstrings-sft.yaml.")],
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(help="A recipe such as recipes/docstrings-sft.yaml.", show_default=False),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the newest unfinished run, of RECIPE if it is given."),
+    ] = False,
+    run: Annotated[
+        str | None, typer.Option(help="With --resume: the run to go on with, or the beginning of its id.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the adapter's record and lineage.")] = False,
 ) -> None:
     """Train the LoRA adapter a recipe describes and register it under its digest."""
     from llmops.train.finetune import finetune as train
+    from llmops.train.finetune import resume as go_on
 
+    if recipe is None and not resume:
+        raise BadRequest("finetune: no recipe is given; name a file, or give --resume to go on with a run")
+    if run and not resume:
+        raise BadRequest("finetune: --run says which run to go on with; give --resume too")
     workspace = find_workspace()
     with progress("finetune") as report:
-        record = train(recipe, workspace, report)
+        started = train(recipe, workspace, report) if recipe and not resume else None
+        record = started or go_on(recipe, workspace, report, run)
     print_adapter(Registry.of(workspace), record, json)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from llmops.checkpoints import resumable_runs
 from llmops.cli.consent import approvals_in_words, win_rate_in_words
 from llmops.cli.output import as_json
 from llmops.errors import LlmopsError
@@ -18,6 +19,7 @@ from llmops.registry.names import RELEASE_KINDS, NameState, readable_states
 from llmops.registry.releases import verify_release
 from llmops.schema import short
 from llmops.settings import Workspace, find_workspace
+from llmops.upkeep.runs import RUN_KINDS, holding
 
 
 def status(json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False) -> None:
@@ -40,7 +42,8 @@ def status(json: Annotated[bool, typer.Option("--json", help="Print it as JSON."
         "serving": serving,
         "names": names,
         "damaged": damaged,
-        "unfinished": _unfinished(registry.ledger.events("run.started", "run.finished", "run.failed")),
+        "unfinished": _unfinished(registry.ledger.events(*RUN_KINDS)),
+        "resumable": _resumable(workspace, registry),
         "adapters": len(registry.adapters()),
         "ledger_events": registry.ledger.head()[0],
     }
@@ -70,7 +73,17 @@ def _routes(url: str) -> dict[str, str | None]:
 def _unfinished(events: list[Event]) -> dict[str, str]:
     """Runs whose newest event is their start, with its time: they run, or were killed."""
     newest = {str(e.body["run"]): e for e in events}
-    return {run: e.at for run, e in newest.items() if e.kind == "run.started"}
+    return {run: e.at for run, e in newest.items() if e.kind in ("run.started", "run.resumed")}
+
+
+def _resumable(workspace: Workspace, registry: Registry) -> dict[str, dict[str, int]]:
+    """Runs that were interrupted or killed and can be gone on with, and behind which of how many steps."""
+    found = {}
+    for run in resumable_runs(workspace, registry.ledger):
+        with holding(run.folder) as held:
+            if held:
+                found[run.run] = {"step": run.checkpoint.step, "n_steps": run.n_steps}
+    return found
 
 
 def _newest_decisions(registry: Registry) -> dict[str, str]:
@@ -184,4 +197,9 @@ def _print(state: dict[str, Any]) -> None:
     for name, reason in state["damaged"].items():
         typer.echo(f"{name:<10} BROKEN: {reason}")
     for run, since in state["unfinished"].items():
-        typer.echo(f"unfinished {run}, since {since}")
+        if run not in state["resumable"]:
+            typer.echo(f"unfinished {run}, since {since}")
+    for run, at in state["resumable"].items():
+        typer.echo(
+            f"resumable  {run}, behind step {at['step']} of {at['n_steps']}: llmops finetune --resume --run {run}"
+        )

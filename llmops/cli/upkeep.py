@@ -104,6 +104,13 @@ def gc(
             min=0, metavar="HOURS", help="Leave alone what was stored or changed in the last hours."
         ),
     ] = 1.0,
+    checkpoints: Annotated[
+        bool,
+        typer.Option(
+            "--checkpoints",
+            help="Remove checkpoints of unfinished runs too: `llmops finetune --resume` cannot go on with them then.",
+        ),
+    ] = False,
 ) -> None:
     """Remove from the store what no event of the ledger reaches, and what killed processes left behind."""
     from llmops.settings import find_workspace
@@ -112,7 +119,7 @@ def gc(
     workspace = find_workspace()
     in_use, silent = _loaded_adapters(workspace)
     spared = frozenset({"adapter"}) if silent else frozenset[str]()
-    request = Request(older_than * 3600, in_use, spared)
+    request = Request(older_than * 3600, in_use, spared, checkpoints)
     sweep = plan_sweep(workspace, request)
     if not dry_run:
         sweep = carry_out(workspace, sweep, request)
@@ -175,6 +182,7 @@ def _loaded_adapters(workspace: Workspace) -> tuple[frozenset[str], str | None]:
 
 
 def _print_sweep(sweep: Sweep, older_than_h: float, dry_run: bool) -> None:
+    from llmops.checkpoints import FOLDER as CHECKPOINTS
     from llmops.cli.output import table
 
     rows = [(artifact.kind, artifact.digest[:12], _size(n)) for artifact, n in sweep.artifacts]
@@ -195,6 +203,13 @@ def _print_sweep(sweep: Sweep, older_than_h: float, dry_run: bool) -> None:
         )
     for run in sweep.waited_for:
         typer.echo(f"run {run} has not ended: what is younger stays, it may still be named")
+    gone = {left.path.parent.name for left in sweep.leftovers if left.path.name == CHECKPOINTS}
+    for one in sweep.resumable:
+        if one.run not in gone:
+            typer.echo(
+                f"kept checkpoints of {one.run} (step {one.checkpoint.step} of {one.n_steps}): `llmops finetune "
+                f"--resume --run {one.run}` goes on with it, `llmops gc --checkpoints` removes them"
+            )
     for run in sweep.dead:
         typer.echo(f"run {run} is dead: nobody works on it" + ("" if dry_run else "; recorded as failed"))
 

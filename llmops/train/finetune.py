@@ -1,55 +1,50 @@
 """`finetune`: a recipe becomes a registered adapter, or a failed run that says why. The ledger has both.
 
-Writes `.llmops/runs/<run>/`: recipe.json (resolved, with its digest), metrics.jsonl, dropped.jsonl, quarantine.jsonl
-(the dropped rows themselves, if any), and error.txt when it failed. The adapter itself goes into the store; nothing is
-registered unless all of it was written and acts.
+Writes the run's folder (see `llmops.train.run`). The adapter itself goes into the store; nothing is registered unless
+all of it was written and acts.
 """
 
 from __future__ import annotations
 
 import json
-import re
-import shutil
-import time
-import traceback
-import uuid
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
+from llmops.checkpoints import Checkpoint, discard_unusable
 from llmops.data.quarantine import DROPPED_FILE
-from llmops.errors import LlmopsError, StoreError, TrainingFailed
+from llmops.errors import Interrupted
 from llmops.records import AdapterRecord, Lineage, PreferenceSnapshot, Probes, RewardProbes
 from llmops.registry.adapters import NewAdapter, Registry
 from llmops.schema import Progress, no_progress
-from llmops.settings import RUN_LOCK, RUN_SCRATCH, Workspace, now
+from llmops.settings import Workspace
 from llmops.tracking import TrackedRun, Tracker, start_tracking
-from llmops.train.lineage import GitState, git_state, hardware, installed_packages
+from llmops.train.curve import Curve
+from llmops.train.interrupt import Stop, listening
+from llmops.train.lineage import hardware, installed_packages
 from llmops.train.methods import TRAIN
 from llmops.train.plan import Plan, plan
 from llmops.train.probes import change_nats, choose_probes, compute_probes, require_change, require_effect
 from llmops.train.recipe import Reward, load_recipe
+from llmops.train.resume import find_resumable, inputs_of, require_same, write_inputs
 from llmops.train.rewards import compute_reward_probes, require_spread
+from llmops.train.run import METRICS_FILE, RECIPE_FILE, Run, begin, cut_metrics, recorded
 
 if TYPE_CHECKING:  # loads torch
     from llmops.train.session import Session
 
-RECIPE_FILE, METRICS_FILE, ERROR_FILE = "recipe.json", "metrics.jsonl", "error.txt"
+SCRATCH, ADAPTER = "trainer", "adapter"
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run in progress: its id, its folder, the state of the code when it began, and the lock it holds.
+class Work:
+    """A planned run: what it is about to do, who may end it, and the checkpoint that it goes on behind."""
 
-    The kernel takes the lock back however the process ends: a run that was killed is told from one that goes on by it.
-    """
-
-    id: str
-    folder: Path
-    git: GitState | None
-    lock: FileLock
+    planned: Plan
+    run: Run
+    stop: Stop
+    resume: Checkpoint | None = None
 
 
 def finetune(recipe_path: Path, workspace: Workspace, progress: Progress = no_progress) -> AdapterRecord:
@@ -58,7 +53,7 @@ def finetune(recipe_path: Path, workspace: Workspace, progress: Progress = no_pr
     Args:
         recipe_path: a YAML file, see `llmops.train.recipe`.
         workspace: where data, store and ledger are.
-        progress: told (step, steps, loss) while training and what is done before and after.
+        progress: told (step, steps, loss and speed) while training and what is done before and after.
 
     Returns:
         The record of the registered adapter.
@@ -66,80 +61,71 @@ def finetune(recipe_path: Path, workspace: Workspace, progress: Progress = no_pr
     Raises:
         ConfigError: the recipe or the machine's installation cannot do this run; nothing was loaded.
         DataError: the rows cannot be used; nothing was loaded.
-        TrainingFailed: the loss is not finite, the adapter has no effect, or the run was interrupted.
+        TrainingFailed: the loss is not finite, or the adapter has no effect.
+        Interrupted: Ctrl-C or SIGTERM; what was trained so far is saved and the message says how to go on.
         StoreError: the disk did not take a file; nothing is registered.
     """
     name = load_recipe(recipe_path).name
     registry = Registry.of(workspace)
-    run = _begin(name, workspace)
-    try:
+    run = begin(name, recipe_path, workspace)
+    with recorded(run, registry.ledger), listening() as stop:
         registry.ledger.append("run.started", {"run": run.id})
-        record = _run(recipe_path, run, workspace, progress)
-    except BaseException as error:
-        known = _as_ours(error, run)
-        _note_failure(known, run, registry)
-        if known is error:
-            raise
-        raise known from error
-    finally:
-        for scratch in RUN_SCRATCH:
-            shutil.rmtree(run.folder / scratch, ignore_errors=True)
-        run.lock.release()
-    return record
+        planned = plan(recipe_path, workspace, run.folder, progress)
+        return _run(Work(planned, run, stop), workspace, progress)
 
 
-def _begin(name: str, workspace: Workspace) -> Run:
-    stamp = re.sub(r"[^0-9T]", "", now())[:15]
-    run_id = f"{stamp}-{name}-{uuid.uuid4().hex[:4]}"
-    folder = workspace.runs / run_id
-    lock = FileLock(folder / RUN_LOCK)
+def resume(
+    recipe_path: Path | None,
+    workspace: Workspace,
+    progress: Progress = no_progress,
+    run_id: str | None = None,
+) -> AdapterRecord:
+    """Go on with the newest unfinished run of a recipe, behind its newest whole checkpoint, and register the adapter.
+
+    Args:
+        recipe_path: the recipe; None takes the newest unfinished run of any, with the file it was begun with.
+        workspace: where data, store and ledger are.
+        progress: as for `finetune`.
+        run_id: the run, or the beginning of its id, where it shall not be the newest.
+
+    Raises:
+        BadRequest: there is no such run, it has no whole checkpoint, or another process works on it.
+        ConfigError: recipe, data, base or libraries are not those the run began with; it stays as it is.
+        Others: as for `finetune`.
+    """
+    registry = Registry.of(workspace)
+    name = load_recipe(recipe_path).name if recipe_path else None
+    found = find_resumable(recipe_path, name, run_id, workspace, registry.ledger)
     try:
-        folder.mkdir(parents=True)
-        lock.acquire(timeout=0)
-    except OSError as error:
-        raise StoreError(
-            f"{folder}: cannot be made ({error.strerror}); free space or fix permissions"
-        ) from error
-    return Run(run_id, folder, git_state(workspace.root), lock)
+        with tempfile.TemporaryDirectory() as scratch:
+            planned = plan(found.run.recipe_file, workspace, Path(scratch), progress)
+        require_same(found, inputs_of(planned, found.run.recipe_file))
+    except BaseException:
+        found.run.lock.release()
+        raise
+    with recorded(found.run, registry.ledger), listening() as stop:
+        step = found.checkpoint.step
+        registry.ledger.append("run.resumed", {"run": found.run.id, "step": step})
+        discard_unusable(found.run.folder, after=step)
+        work = Work(planned, found.run, stop, found.checkpoint)
+        return _run(work, workspace, progress, found.inputs.get("tracking_run"))
 
 
-def _as_ours(error: BaseException, run: Run) -> BaseException:
-    """Interruptions and full disks as errors that say what to do; all else as it is."""
-    if isinstance(error, KeyboardInterrupt):
-        return TrainingFailed(f"run {run.id}: interrupted; nothing is registered, run the recipe again")
-    if isinstance(error, OSError):
-        return StoreError(f"run {run.id}: {error}; free space or fix permissions, then run the recipe again")
-    return error
-
-
-def _note_failure(error: BaseException, run: Run, registry: Registry) -> None:
-    """Write the failure down where there still is room; what stands in the way of that is noted on the error."""
-    text = str(error) if isinstance(error, LlmopsError) else "".join(traceback.format_exception(error))
-    try:
-        registry.ledger.append("run.failed", {"run": run.id, "error": type(error).__name__})
-        (run.folder / ERROR_FILE).write_text(text + "\n")
-    except Exception as second:  # the first error is the one to be seen
-        error.add_note(f"run {run.id}: its failure could not be written down ({second})")
-
-
-def _show_failure(tracker: Tracker, error: BaseException) -> None:
-    try:
-        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-    except Exception as second:  # a tracker that fails too must not hide the first error
-        error.add_note(f"the tracker could not end its run ({second})")
-
-
-def _run(recipe_path: Path, run: Run, workspace: Workspace, progress: Progress) -> AdapterRecord:
-    planned = plan(recipe_path, workspace, run.folder, progress)
+def _run(
+    work: Work, workspace: Workspace, progress: Progress, tracking_run: str | None = None
+) -> AdapterRecord:
+    planned, run = work.planned, work.run
     written = {"digest": planned.recipe_digest, "recipe": planned.resolved}
     (run.folder / RECIPE_FILE).write_text(json.dumps(written, indent=1, sort_keys=True) + "\n")
-    tracker = start_tracking(planned.recipe.tracking or "none", workspace, _tracked(planned, run))
+    tracked = _tracked(planned, run, tracking_run)
+    tracker = start_tracking(planned.recipe.tracking or "none", workspace, tracked)
+    write_inputs(run.folder, inputs_of(planned, run.recipe_file) | {"tracking_run": tracker.run_id})
     try:
-        figures, probes = _train(planned, run, tracker, progress)
+        figures, probes = _train(work, tracker, progress)
         lineage = _lineage(planned, run, figures, tracker.run_id)
         new = NewAdapter(
             name=planned.recipe.name,
-            folder=run.folder / "adapter",
+            folder=run.folder / ADAPTER,
             base=planned.base,
             contract=planned.contract,
             probes=probes,
@@ -157,38 +143,52 @@ def _run(recipe_path: Path, run: Run, workspace: Workspace, progress: Progress) 
     return record
 
 
+def _show_failure(tracker: Tracker, error: BaseException) -> None:
+    try:
+        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt | Interrupted) else "FAILED")
+    except Exception as second:  # a tracker that fails too must not hide the first error
+        error.add_note(f"the tracker could not end its run ({second})")
+
+
 def _train(
-    planned: Plan, run: Run, tracker: Tracker, progress: Progress
+    work: Work, tracker: Tracker, progress: Progress
 ) -> tuple[dict[str, float], Probes | RewardProbes]:
     """Train, save, and probe what was saved; the run's figures and the probes."""
+    planned, run = work.planned, work.run
     steps = planned.recipe.n_steps or 0
-    started = time.monotonic()
-    progress(0, steps, "loading the base model")
-    with (run.folder / METRICS_FILE).open("a") as curve:
-
-        def on_step(step: int, total: int, figures: dict[str, float]) -> None:
-            line = {"step": step, **figures, "elapsed_s": round(time.monotonic() - started, 3)}
-            curve.write(json.dumps(line) + "\n")
-            curve.flush()
-            tracker.log_metrics(figures, step)
-            progress(step, total, f"loss {figures['loss']:.3f}")
-
-        folder = run.folder / "adapter"
-        session = _session(planned, run.folder / "trainer", folder)
-        figures = TRAIN[planned.recipe.method.kind](planned.recipe, session, on_step)
+    done = work.resume.step if work.resume else 0
+    progress(done, steps, "loading the base model")
+    with Curve(run.folder / METRICS_FILE, cut_metrics(run.folder, done), tracker, progress) as curve:
+        session = _session(work)
+        figures = TRAIN[planned.recipe.method.kind](planned.recipe, session, curve.on_step)
+        steps = int(figures["n_steps"])
         progress(steps, steps, "probing the saved adapter")
-        probes, effects = _probe(planned, folder)
+        probes, effects = _probe(planned, session.adapter)
         figures |= effects
-        tracker.log_metrics(figures, steps)
-        curve.write(json.dumps({"step": steps, **figures}) + "\n")
+        curve.close_with(steps, figures)
     return figures, probes
 
 
-def _session(planned: Plan, scratch: Path, folder: Path) -> Session[Any]:
+def _session(work: Work) -> Session[Any]:
     from llmops.train.session import Session
+    from llmops.train.steps import Control
 
+    planned, folder = work.planned, work.run.folder
+    recipe = planned.recipe
     parent = planned.parent.folder if planned.parent else None
-    return Session(planned.base, planned.examples, planned.device, scratch, folder, parent, planned.aids)
+    control = Control(
+        recipe.checkpoint, recipe.early_stopping, work.resume.folder if work.resume else None, work.stop
+    )
+    return Session(
+        base=planned.base,
+        examples=planned.examples,
+        device=planned.device,
+        scratch=folder / SCRATCH,
+        adapter=folder / ADAPTER,
+        parent=parent,
+        aids=planned.aids,
+        control=control,
+    )
 
 
 def _probe(planned: Plan, folder: Path) -> tuple[Probes | RewardProbes, dict[str, float]]:
@@ -212,7 +212,7 @@ def _probe(planned: Plan, folder: Path) -> tuple[Probes | RewardProbes, dict[str
     return probes, effects
 
 
-def _tracked(planned: Plan, run: Run) -> TrackedRun:
+def _tracked(planned: Plan, run: Run, tracking_run: str | None) -> TrackedRun:
     made_from = {"base": planned.base.digest, "prompt_contract": planned.contract.digest()}
     if planned.parent:
         made_from["continues"] = planned.parent.record.adapter
@@ -222,6 +222,7 @@ def _tracked(planned: Plan, run: Run) -> TrackedRun:
         tags={"llmops.run": run.id, "llmops.git_sha": run.git.sha or "none" if run.git else "none"},
         dataset_name=planned.examples.snapshot.name,
         dataset_digest=planned.examples.snapshot.digest(),
+        goes_on=tracking_run,
     )
 
 

@@ -27,11 +27,11 @@ LOGIT_CHANGES = (
 )
 """Settings of models that do something to their logits after the output layer."""
 
-OnStep = Callable[[int, int, dict[str, float]], None]
-"""Called after every step with its number, the number of steps, and its figures: loss, grad_norm, learning_rate, and
-what the method adds to them (`STEP_FIGURES`)."""
+NOT_FIGURES = ("epoch", "step", "num_tokens")  # that transformers and TRL put into every line
 
-STEP_FIGURES = ("loss", "grad_norm", "learning_rate", "margin", "accuracy", "kl")
+OnStep = Callable[[int, int, dict[str, float]], None]
+"""Called after every step with its number, the number of steps, and its figures: loss, grad_norm, learning_rate, tokens
+and tokens a second, the held-out loss where it was looked at, and what the method adds to them."""
 
 
 def label_positions(labels: torch.Tensor) -> torch.Tensor:
@@ -243,5 +243,5 @@ class StepReporter(TrainerCallback):  # type: ignore[misc]
     def on_log(self, _args: Any, state: Any, _control: Any, logs: dict[str, Any], **_: Any) -> None:
         """Called by the trainer; takes the lines that carry a step's loss."""
         if "loss" in logs:
-            figures = {name: float(logs[name]) for name in STEP_FIGURES if logs.get(name) is not None}
+            figures = {name: float(value) for name, value in logs.items() if name not in NOT_FIGURES}
             self.on_step(state.global_step, state.max_steps, figures)

@@ -6,7 +6,6 @@ Writes the adapter's folder and nothing else; rows, records and ledger are the c
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Any, Generic
 import torch
 from safetensors import SafetensorError
 
-from llmops.errors import StoreError, TrainingFailed
+from llmops.errors import Interrupted, StoreError, TrainingFailed
 from llmops.registry.bases import Base
 from llmops.schema import JsonDict
 from llmops.train.aids import Aids
@@ -25,6 +24,7 @@ from llmops.train.model import load_adapter_weights, load_tokenizer
 from llmops.train.order import padding_frac
 from llmops.train.recipe import Recipe
 from llmops.train.rows import E, Examples
+from llmops.train.steps import Control, HeldOut, StepControl
 
 N_LAST = 10  # steps whose loss is averaged for the run's closing figure
 
@@ -34,7 +34,7 @@ class Session(Generic[E]):
     """What training needs besides its recipe: base, rows, device, folders for scratch files and for the adapter.
 
     `parent` is the verified folder of the adapter whose weights training begins with; None begins with new ones. `aids`
-    is what the method needs besides.
+    is what the method needs besides. `control` says when the run is saved and ended, and what it goes on from.
     """
 
     base: Base
@@ -44,6 +44,23 @@ class Session(Generic[E]):
     adapter: Path
     parent: Path | None = None
     aids: Aids = field(default_factory=Aids)
+    control: Control = field(default_factory=Control)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a trainer's steps came to; of a resumed run, those before it was resumed too."""
+
+    n_steps: int
+    train_loss: float  # mean of the last ten steps
+    train_s: float
+    best_step: int | None  # whose weights the model has now, where early stopping looked
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The figures that every method reports."""
+        found = {"train_loss": self.train_loss, "n_steps": float(self.n_steps), "train_s": self.train_s}
+        return found | ({} if self.best_step is None else {"best_step": float(self.best_step)})
 
 
 def tokenizer_with_padding(base: Base) -> Any:
@@ -110,13 +127,23 @@ def precision(recipe: Recipe, device: str) -> AbstractContextManager[object]:
     return torch.autocast(device, dtype=torch.bfloat16) if recipe.precision == "bf16" else nullcontext()
 
 
+def without_dropout(model: Any) -> Any:
+    """The model as it answers: all in eval mode but for 4-bit layers on a CPU, which must never be; returns it.
+
+    bitsandbytes 0.50 lays 4-bit weights out anew when they are first read in eval mode on a CPU; from then on no
+    gradient passes through them, and training goes wrong in silence.
+    """
+    for module in model.modules():
+        module.training = type(module).__name__ == "Linear4bit"
+    return model
+
+
 class Watch:
-    """Looks at every step's figures before they are told on, and keeps the losses."""
+    """Looks at every step's figures before they are told on."""
 
     def __init__(self, recipe: Recipe, on_step: OnStep) -> None:
         """Tell `on_step` of each step."""
         self.recipe, self.on_step = recipe, on_step
-        self.losses: list[float] = []
 
     def __call__(self, step: int, total: int, figures: dict[str, float]) -> None:
         """Take one step's figures.
@@ -128,21 +155,43 @@ class Watch:
         if bad:
             where = f"training of {self.recipe.name}: step {step} of {total}"
             raise TrainingFailed(f"{where}: {', '.join(bad)}; lower learning_rate")
-        self.losses.append(figures["loss"])
         self.on_step(step, total, figures)
 
-    @property
-    def last_loss(self) -> float:
-        """Mean loss of the last ten steps."""
-        last = self.losses[-N_LAST:]
-        return sum(last) / len(last)
 
+def run_trainer(trainer: Any, session: Session[E], held_out: HeldOut | None = None) -> Trained:
+    """Take all of a trainer's steps, or those behind the checkpoint that the session resumes.
 
-def run_trainer(trainer: Any) -> float:
-    """Take all of a trainer's steps; returns the seconds they took. Every method trains through this function."""
-    started = time.monotonic()
-    trainer.train()
-    return time.monotonic() - started
+    Every method trains through this function: here runs are saved, resumed, interrupted and stopped early.
+
+    Args:
+        trainer: with its adapter's first weights and its rows in their order.
+        session: names the checkpoint, and who asks for an end.
+        held_out: the loss over the held-out rows as the model is; early stopping needs it.
+
+    Raises:
+        Interrupted: somebody asked for an end; a checkpoint was written behind the last step.
+        StoreError: the disk did not take a checkpoint.
+    """
+    hook = StepControl(trainer, session.control, held_out)
+    trainer.callback_handler.callbacks.insert(0, hook)
+    resume = session.control.resume
+    try:
+        with session.control.stop.steps():
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise
+        raise StoreError(
+            f"{session.scratch}: a checkpoint could not be written ({error}); free space"
+        ) from error
+    if hook.interrupted:
+        raise Interrupted(
+            f"training was stopped behind step {trainer.state.global_step}", session.control.stop.signal
+        )
+    hook.finish()
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line][-N_LAST:]
+    best_step = hook.lowest.step if hook.lowest and hook.lowest.weights else None
+    return Trained(trainer.state.global_step, sum(losses) / len(losses), hook.train_s, best_step)
 
 
 def token_figures(lengths: Sequence[int], order: Sequence[int], per_pass: int) -> dict[str, float]:

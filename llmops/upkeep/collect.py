@@ -1,5 +1,6 @@
 """`llmops gc`: removes from the store what no event of the ledger reaches, and what killed processes left behind.
 
+Checkpoints of a run that has not finished stay unless they are asked for: `llmops finetune --resume` goes on with it.
 A sweep is planned first and can be looked at; it is carried out artifact by artifact, each looked at again just before.
 The ledger is verified first: behind a chain that is broken or cut off, evidence would look like refuse.
 """
@@ -9,9 +10,10 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llmops.checkpoints import Resumable, resumable_runs
 from llmops.errors import BadRequest, InvalidEvidence, StoreError
 from llmops.ledger import Ledger
 from llmops.registry.names import release_anchors
@@ -32,6 +34,7 @@ class Request:
     older_than_s: float = 3600.0
     in_use: frozenset[str] = frozenset()  # digests that a live engine may read
     spared_kinds: frozenset[str] = frozenset()
+    checkpoints: bool = False  # remove those of runs that have not finished too
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Sweep:
     leftovers: tuple[Leftover, ...]
     dead: tuple[str, ...]  # runs that a process died on
     waited_for: tuple[str, ...]  # runs that may still name what they have stored
+    resumable: tuple[Resumable, ...]  # runs whose checkpoints stay, or with `Request.checkpoints` go
     n_young: int
     n_spared: int
 
@@ -85,9 +89,10 @@ def plan_sweep(workspace: Workspace, request: Request) -> Sweep:
     old = [a for a in judged if _age_s(store, a) > young_s]
     return Sweep(
         artifacts=tuple((artifact, store.size_bytes(*artifact)) for artifact in old),
-        leftovers=tuple(_leftovers(workspace, request, unfinished)),
+        leftovers=tuple(_leftovers(workspace, ledger, request, unfinished)),
         dead=tuple(run.run for run in unfinished if run.dead),
         waited_for=tuple(run.run for run in waited_for),
+        resumable=tuple(_resumable(workspace, ledger, unfinished)),
         n_young=len(judged) - len(old),
         n_spared=len(unnamed) - len(judged),
     )
@@ -115,7 +120,7 @@ def carry_out(workspace: Workspace, sweep: Sweep, request: Request) -> Sweep:
     if removed:
         body = {"n_artifacts": len(removed), "n_bytes": sum(size for _, size in removed)}
         ledger.append("store.collected", body)
-    return Sweep(tuple(removed), sweep.leftovers, sweep.dead, sweep.waited_for, sweep.n_young, sweep.n_spared)
+    return replace(sweep, artifacts=tuple(removed))
 
 
 def _require_own_store(workspace: Workspace) -> None:
@@ -137,12 +142,21 @@ def _age_s(store: Store, artifact: Artifact) -> float:
         return 0.0  # another sweep removed it: nothing to do
 
 
-def _leftovers(workspace: Workspace, request: Request, unfinished: list[Unfinished]) -> Iterator[Leftover]:
+def _resumable(workspace: Workspace, ledger: Ledger, unfinished: list[Unfinished]) -> list[Resumable]:
+    alive = {run.run for run in unfinished if not run.dead}
+    return [run for run in resumable_runs(workspace, ledger) if run.run not in alive]
+
+
+def _leftovers(
+    workspace: Workspace, ledger: Ledger, request: Request, unfinished: list[Unfinished]
+) -> Iterator[Leftover]:
     staging = workspace.store_root / STAGING
     alive = {run.run for run in unfinished if not run.dead}
+    resumable = {run.run for run in _resumable(workspace, ledger, unfinished)}
+    kept = set() if request.checkpoints else resumable
     stale = sorted(staging.iterdir()) if staging.is_dir() else []
     stale += sorted(workspace.state.glob(f"{SCRATCH_PREFIX}*"))
-    for path in (*stale, *scratch_folders(workspace, alive)):
+    for path in (*stale, *scratch_folders(workspace, alive, kept)):
         files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else []
         # A writer that still works has touched something of it lately.
         newest = max(_changed_at(p) for p in (path, *files))

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from llmops.ledger import Ledger
+from llmops.checkpoints import FOLDER
+from llmops.ledger import EventKind, Ledger
 from llmops.settings import RUN_LOCK, RUN_SCRATCH, Workspace
 
 LONGEST_RUN_S = 30 * 86400.0
 """After this an unfinished run that cannot be asked (of another machine) is not waited for any more."""
+RUN_KINDS: tuple[EventKind, ...] = ("run.started", "run.resumed", "run.finished", "run.failed")
 
 
 @dataclass(frozen=True)
@@ -28,23 +30,30 @@ class Unfinished:
 
 
 def unfinished_runs(workspace: Workspace, ledger: Ledger) -> list[Unfinished]:
-    """Runs whose newest event is their start, oldest first."""
-    newest = {str(e.body["run"]): e for e in ledger.events("run.started", "run.finished", "run.failed")}
+    """Runs whose newest event is their start or their being gone on with, oldest first."""
+    newest = {str(e.body["run"]): e for e in ledger.events(*RUN_KINDS)}
     found = []
     for run, event in newest.items():
-        if event.kind == "run.started":
+        if event.kind in ("run.started", "run.resumed"):
             age_s = (datetime.now(UTC) - datetime.fromisoformat(event.at)).total_seconds()
             with holding(workspace.runs / run) as held:
                 found.append(Unfinished(run, age_s, held))
     return found
 
 
-def scratch_folders(workspace: Workspace, alive: set[str]) -> list[Path]:
-    """Scratch folders of runs that have ended or are dead; `alive` are the names of the others."""
+def scratch_folders(workspace: Workspace, spared: set[str], kept: set[str]) -> list[Path]:
+    """Scratch folders of runs that have ended or are dead.
+
+    Args:
+        workspace: where runs lie.
+        spared: the names of runs that are still worked on.
+        kept: the names of runs whose checkpoints stay.
+    """
     if not workspace.runs.is_dir():
         return []
-    runs = [path for path in sorted(workspace.runs.iterdir()) if path.is_dir() and path.name not in alive]
-    return [run / name for run in runs for name in RUN_SCRATCH if (run / name).is_dir()]
+    runs = [path for path in sorted(workspace.runs.iterdir()) if path.is_dir() and path.name not in spared]
+    folders = [run / name for run in runs for name in RUN_SCRATCH if (run / name).is_dir()]
+    return [folder for folder in folders if folder.name != FOLDER or folder.parent.name not in kept]
 
 
 @contextmanager

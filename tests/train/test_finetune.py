@@ -77,7 +77,9 @@ def test_run_folder_keeps_recipe_curve_and_dropped_rows(bench: Bench) -> None:
     record = finetune(bench.recipe(drop_budget_frac=0.5), bench.workspace)
     folder = _run_folder(bench)
     names = sorted(p.name for p in folder.iterdir())
-    assert names == ["dropped.jsonl", "lock", "metrics.jsonl", "quarantine.jsonl", "recipe.json"]
+    assert names == [
+        "dropped.jsonl", "inputs.json", "lock", "metrics.jsonl", "quarantine.jsonl", "recipe.json",
+    ]  # fmt: skip
     curve = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in curve] == [1, 2, 3, 4, 4]
     assert all(line["loss"] > 0 for line in curve[:-1])
@@ -251,6 +253,7 @@ def test_interrupted_run_is_a_failed_run(bench: Bench) -> None:
     assert sorted(p.name for p in _run_folder(bench).iterdir()) == [
         "dropped.jsonl",
         "error.txt",
+        "inputs.json",
         "lock",
         "metrics.jsonl",
         "recipe.json",

@@ -30,6 +30,7 @@ from llmops.train.session import (
     set_first_weights,
     token_figures,
     tokenizer_with_padding,
+    without_dropout,
 )
 
 
@@ -121,19 +122,18 @@ def train_adapter(recipe: Recipe, session: Session[Example], on_step: OnStep) ->
     lengths = [example.n_tokens for example in session.examples.train]
     n_steps = n_steps_of(recipe, len(lengths))
     order = training_order(lengths, n_steps, recipe.batch, recipe.seed)
-    watch = Watch(recipe, on_step)
-    trainer = build_trainer(recipe, session, order, watch)
+    trainer = build_trainer(recipe, session, order, Watch(recipe, on_step))
     with disable_input_dtype_casting(trainer.model, active=recipe.precision == "bf16"):
         before = _held_out(trainer, recipe, session.examples.held_out)
-        train_s = run_trainer(trainer)
+        held_out = session.examples.held_out
+        trained = run_trainer(trainer, session, lambda: _held_out(trainer, recipe, held_out)["held_out_loss"])
         after = _held_out(trainer, recipe, session.examples.held_out)
+    order = order[: trained.n_steps * recipe.batch.n_rows]
     save_adapter(trainer.model, session.adapter)
     return {
-        "train_loss": watch.last_loss,
-        "n_steps": float(n_steps),
+        **trained.figures,
         "n_epochs": len(order) / len(lengths),
         **token_figures(lengths, order, recipe.batch.per_device),
-        "train_s": train_s,
         **after,
         **{f"{name}_start": value for name, value in before.items() if not name.endswith("_teacher")},
     }
@@ -175,9 +175,7 @@ def _held_out(trainer: DistillTrainer, recipe: Recipe, rows: Sequence[Example]) 
     """What the held-out rows say under student and teacher as they are now; nothing without any."""
     if not rows:
         return {}
-    # In eval mode on a CPU, bitsandbytes 0.50 breaks the gradients of 4-bit weights; see `methods.dpo.score_pairs`.
-    # Dropout, where there is some, is then left on.
-    model = trainer.model.train(recipe.quantization == "nf4")
+    model = without_dropout(trainer.model)
     device = next(model.parameters()).device
     ordered = sorted(rows, key=lambda row: row.n_tokens)
     totals, n_labels = torch.zeros(3), 0

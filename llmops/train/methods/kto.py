@@ -141,25 +141,26 @@ def train_adapter(recipe: Recipe, session: Session[Judged], on_step: OnStep) -> 
     lengths = [row.n_tokens for row in rows]
     n_steps = n_steps_of(recipe, len(rows))
     order = training_order(lengths, n_steps, recipe.batch, recipe.seed)
-    watch = Watch(recipe, on_step)
     started = time.monotonic()
-    trainer = build_trainer(recipe, session, order, watch)
+    trainer = build_trainer(recipe, session, order, Watch(recipe, on_step))
     with disable_input_dtype_casting(trainer.model, active=recipe.precision == "bf16"):
         reference = _score_paired(trainer, recipe, held_out, paired_answers(held_out, len(held_out)))
-        run_trainer(trainer)
-        train_s = time.monotonic() - started
+        reference_s = time.monotonic() - started
+        trained = run_trainer(
+            trainer, session, lambda: _held_out(trainer, recipe, held_out, reference)["held_out_loss"]
+        )
         figures = _held_out(trainer, recipe, held_out, reference)
     save_adapter(trainer.model, session.adapter)
     n_good = sum(row.good for row in rows)
-    return {
-        "train_loss": watch.last_loss,
+    order = order[: trained.n_steps * recipe.batch.n_rows]
+    own = {
         "n_good": float(n_good),
         "n_bad": float(len(rows) - n_good),
-        "n_steps": float(n_steps),
         "n_epochs": len(order) / len(rows),
         **token_figures(lengths, order, recipe.batch.per_device),
-        "train_s": train_s,
-    } | figures
+        "train_s": trained.train_s + reference_s,
+    }
+    return trained.figures | own | figures
 
 
 def build_trainer(

@@ -6,7 +6,6 @@ ends no answer.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,23 +58,19 @@ def train_adapter(recipe: Recipe, session: Session[Pair], on_step: OnStep) -> di
     pairs, held_out = session.examples.train, session.examples.held_out
     n_steps = n_steps_of(recipe, len(pairs))
     order = training_order([pair.n_tokens for pair in pairs], n_steps, recipe.batch, recipe.seed)
-    watch = Watch(recipe, on_step)
-    started = time.monotonic()
-    trainer = build_trainer(recipe, session, order, watch)
+    trainer = build_trainer(recipe, session, order, Watch(recipe, on_step))
     with disable_input_dtype_casting(trainer.model, active=recipe.precision == "bf16"):
         before = _held_out(trainer, recipe, held_out)
-        run_trainer(trainer)
-        train_s = time.monotonic() - started
+        trained = run_trainer(trainer, session, lambda: _held_out(trainer, recipe, held_out)["held_out_loss"])
         after = _held_out(trainer, recipe, held_out)
+    order = order[: trained.n_steps * recipe.batch.n_rows]
     sides = [length for pair in pairs for length in pair.lengths]
     read = [side for i in order for side in (2 * i, 2 * i + 1)]
     save_adapter(trainer.model, session.adapter)
     return {
-        "train_loss": watch.last_loss,
-        "n_steps": float(n_steps),
+        **trained.figures,
         "n_epochs": len(order) / len(pairs),
         **token_figures(sides, read, 2 * recipe.batch.per_device),
-        "train_s": train_s,
         **after,
         **{f"{name}_start": value for name, value in before.items()},
     }

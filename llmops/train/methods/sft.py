@@ -29,6 +29,7 @@ from llmops.train.session import (
     shared_settings,
     token_figures,
     tokenizer_with_padding,
+    without_dropout,
 )
 
 
@@ -37,7 +38,8 @@ def train_adapter(recipe: Recipe, session: Session[Example], on_step: OnStep) ->
 
     Returns:
         `train_loss` (mean of the last ten steps, nats a label), `held_out_loss` and `held_out_loss_base` (absent
-        without held-out rows), `n_steps`, `n_epochs`, `n_tokens` (padding not counted), `padding_frac`, `train_s`.
+        without held-out rows), `n_steps`, `n_epochs`, `n_tokens` (padding not counted), `padding_frac`, `train_s`, and
+        with early stopping `best_step`, whose weights are saved.
 
     Raises:
         TrainingFailed: the loss is not finite, at the step it happened.
@@ -47,24 +49,20 @@ def train_adapter(recipe: Recipe, session: Session[Example], on_step: OnStep) ->
     """
     lengths = [example.n_tokens for example in session.examples.train]
     rows = rows_in_order(recipe, lengths)
-    n_steps = len(rows) // recipe.batch.n_rows
-    watch = Watch(recipe, on_step)
-    trainer = build_trainer(recipe, session, rows, watch)
+    trainer = build_trainer(recipe, session, rows, Watch(recipe, on_step))
     # PEFT would turn bfloat16 inputs into fp32 and autocast turn them back: 9 % of a step for the same numbers.
     with disable_input_dtype_casting(trainer.model, active=recipe.precision == "bf16"):
         if recipe.batch.packing:
             with precision(recipe, session.device):
                 require_apart(trainer.model, trainer.model.config.get_text_config().vocab_size, recipe.name)
-        train_s = run_trainer(trainer)
+        trained = run_trainer(trainer, session, lambda: _mean_loss(trainer, _by_length(session), recipe))
         held_out = _held_out(trainer, recipe, session)
-    figures = {
-        "train_loss": watch.last_loss,
-        "n_steps": float(n_steps),
+    rows = rows[: trained.n_steps * recipe.batch.n_rows]
+    figures = trained.figures | {
         "n_epochs": sum(map(len, rows)) / len(lengths),
         **token_figures(
             [sum(lengths[i] for i in row) for row in rows], range(len(rows)), recipe.batch.per_device
         ),
-        "train_s": train_s,
     }
     save_adapter(trainer.model, session.adapter)
     return figures | held_out
@@ -133,18 +131,21 @@ def to_packed_dataset(examples: Sequence[Example], rows: Sequence[Sequence[int]]
 
 def _held_out(trainer: Any, recipe: Recipe, session: Session[Example]) -> dict[str, float]:
     """Mean loss a label over the held-out rows, with the adapter and without; none when nothing is held out."""
-    rows = sorted(session.examples.held_out, key=lambda e: e.n_tokens)
+    rows = _by_length(session)
     if not rows:
         return {}
-    model = trainer.model.eval()
-    with model.disable_adapter():
+    with trainer.model.disable_adapter():
         base = _mean_loss(trainer, rows, recipe)
     return {"held_out_loss": _mean_loss(trainer, rows, recipe), "held_out_loss_base": base}
 
 
+def _by_length(session: Session[Example]) -> list[Example]:
+    return sorted(session.examples.held_out, key=lambda e: e.n_tokens)
+
+
 def _mean_loss(trainer: Any, rows: Sequence[Example], recipe: Recipe) -> float:
     total, n_labels = 0.0, 0
-    model = trainer.model
+    model = without_dropout(trainer.model)
     device = next(model.parameters()).device
     collator = DataCollatorForLanguageModeling(trainer.processing_class.pad_token_id)
     for start in range(0, len(rows), recipe.batch.per_device):

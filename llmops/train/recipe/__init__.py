@@ -17,15 +17,18 @@ from llmops.registry.adapters import require_name
 from llmops.settings import load_yaml
 from llmops.train.recipe.adapter import Lora
 from llmops.train.recipe.batch import Batch
+from llmops.train.recipe.control import Checkpoints, EarlyStopping
 from llmops.train.recipe.methods import Distill, Dpo, Kto, Method, ModelTeacher, Orpo, Reward, Sft
 from llmops.train.recipe.settings import Settings
 from llmops.train.recipe.sources import DatasetSource, FileSource, PreferenceSource
 
 __all__ = [
     "Batch",
+    "Checkpoints",
     "DatasetSource",
     "Distill",
     "Dpo",
+    "EarlyStopping",
     "FileSource",
     "Kto",
     "Lora",
@@ -84,6 +87,10 @@ class Recipe(Settings):
     """Seed of the adapter's first weights, of dropout, of the order of rows and of what is held out."""
     held_out_frac: float = Field(0.02, ge=0, le=0.5)
     """Fraction of the rows that is not trained on, by whole groups: gives the held-out loss and the probes."""
+    checkpoint: Checkpoints = Checkpoints()
+    """How often the run is saved, so that `llmops finetune --resume` can go on with it."""
+    early_stopping: EarlyStopping | None = None
+    """Ends training when the held-out loss falls no more; unset: all steps are taken and the last weights kept."""
     tracking: Literal["mlflow", "none"] | None = None
     """Where parameters and curves are shown; unset: what llmops.yaml says. metrics.jsonl is always written."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
