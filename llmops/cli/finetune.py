@@ -10,6 +10,7 @@ import typer
 
 from llmops.cli.output import as_json, progress
 from llmops.errors import BadRequest
+from llmops.ledger import Event
 from llmops.records import AdapterRecord, PreferenceSnapshot
 from llmops.registry.adapters import Registry
 from llmops.schema import short
@@ -68,6 +69,8 @@ def print_adapter(registry: Registry, record: AdapterRecord, json: bool) -> None
             f"note     the effect is under {PROVABLE_NATS} nats a token: only a float32 engine can prove that it is "
             "applied; train longer to serve it in bfloat16"
         )
+    for folder in stored_merges(registry, record):
+        typer.echo(f"merged   {folder}: a base model; serve it, or train on it")
     if lineage.continues:
         typer.echo(
             f"parent   {registry.adapter(lineage.continues).model_name}, whose weights training began with"
@@ -82,3 +85,14 @@ def print_adapter(registry: Registry, record: AdapterRecord, json: bool) -> None
     )
     typer.echo(f"code     {code}")
     typer.echo(f"digest   {record.adapter}")
+
+
+def stored_merges(registry: Registry, record: AdapterRecord) -> list[Path]:
+    """Folders of the merged models that recipes have put into the store for an adapter, oldest first."""
+    events = registry.ledger.events("adapter.exported")
+    digests = dict.fromkeys(str(e.body["merged"]) for e in events if "merged" in e.body and _about(e, record))
+    return [registry.store.path("merged", digest) for digest in digests]
+
+
+def _about(event: Event, record: AdapterRecord) -> bool:
+    return bool(event.body["adapter"] == record.adapter)

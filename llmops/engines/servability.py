@@ -9,11 +9,14 @@ with vLLM's own over a table of configurations.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from llmops.engines.vllm import LORA_RANKS
+from llmops.errors import BadRequest
 
 PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")  # these change the first LoRA weights only
 OUTER_LAYERS = ("lm_head", "embed_tokens", "wte", "embed_in", "embed_out")
@@ -23,7 +26,7 @@ Config = Mapping[str, Any]
 # Fields that PEFT sets for a way of computing which vLLM does not have. It reads over the
 # `..._config` ones and would serve plain LoRA instead.
 _OTHER_FORWARDS = {
-    "use_dora": "DoRA is not served by vLLM; train with use_dora: false",
+    "use_dora": "DoRA is not served by vLLM; train with use_dora: false, or serve it merged (merge: in the recipe)",
     "lora_bias": "biases of LoRA layers are not served by vLLM; train with lora_bias: false",
     "alora_invocation_tokens": "aLoRA is not served by vLLM; train without alora_invocation_tokens",
     "use_bdlora": "block-diagonal LoRA is not served by vLLM; train without use_bdlora",
@@ -37,20 +40,40 @@ _OTHER_FORWARDS = {
 }
 
 
-def refusals(adapter_config: Config, max_lora_rank: int = LORA_RANKS[-1]) -> list[str]:
+def refusals(adapter_config: Config, max_lora_rank: int = LORA_RANKS[-1], merged: bool = False) -> list[str]:
     """Why an adapter of this configuration could not be served: one sentence a reason, empty when it can.
 
     Args:
         adapter_config: fields as PEFT writes them; one that is missing has PEFT's default.
         max_lora_rank: the engine's largest rank.
+        merged: whether it is to be served as a part of its base, in which DoRA is plain weights.
 
     >>> refusals({"peft_type": "LORA", "r": 16, "lora_alpha": 32, "target_modules": ["q_proj"]}, 64)
     []
     >>> refusals({"r": 128, "lora_alpha": 32, "target_modules": ["q_proj"], "use_dora": True}, 64)[1]
     "rank 128 is over the engine's max_lora_rank 64; train with a lower r, or raise it"
     """
-    found = [text for name, text in _OTHER_FORWARDS.items() if adapter_config.get(name)]
+    found = [
+        text
+        for name, text in _OTHER_FORWARDS.items()
+        if adapter_config.get(name) and not (merged and name == "use_dora")
+    ]
     return found + [text for check in _CHECKS if (text := check(adapter_config, max_lora_rank))]
+
+
+def require_servable(folder: Path, where: str) -> None:
+    """Refuse an adapter that no engine serves as an adapter.
+
+    Args:
+        folder: its PEFT folder.
+        where: the adapter, for the message.
+
+    Raises:
+        BadRequest: every reason why.
+    """
+    reasons = refusals(json.loads((folder / "adapter_config.json").read_bytes()))
+    if reasons:
+        raise BadRequest(f"{where}: cannot be served as an adapter: {'; '.join(reasons)}")
 
 
 def _kind(config: Config, _: int) -> str | None:

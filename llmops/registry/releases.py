@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from llmops.engines.servability import require_servable
 from llmops.errors import ApprovalsMissing, BadRequest, InvalidEvidence, LlmopsError, ReleaseRefused
 from llmops.ledger import Event
 from llmops.ratings.frozen import verify_votes
@@ -173,12 +174,13 @@ def verify_release(registry: Registry, release: Release) -> AdapterRecord:
         InvalidEvidence: adapter, decision, report, completions, votes, ratings or approvals are missing, were altered,
             or do not belong together.
         ReleaseRefused: the decision does not pass, or is about another adapter.
+        BadRequest: no engine serves the adapter as one (it is a DoRA adapter, to be merged).
     """
     where = f"release {release.public_name}"
     try:
         adapter = registry.adapter(release.adapter)
         require_generating(adapter)
-        registry.verify(adapter)
+        require_servable(registry.verify(adapter), f"{where}: adapter {adapter.model_name}")
         registry.contract(adapter)
         if release.decision is not None:
             decision = registry.store.get_record(Decision, release.decision)

@@ -18,6 +18,7 @@ from typing import Any
 
 from llmops.chat import require_same_contract
 from llmops.engines.proof import Proof, prove, rounding_nats
+from llmops.engines.servability import require_servable
 from llmops.errors import BadRequest, CouldNotRun, EngineFailed, InvalidEvidence, LlmopsError
 from llmops.records import AdapterRecord
 from llmops.registry.adapters import Registry, require_generating
@@ -89,7 +90,8 @@ class Fleet:
         Raises:
             InvalidEvidence: another base or prompt contract, or the proof failed (`ProofFailed`); nothing is routed.
             SlotsUsedUp: see above.
-            BadRequest: it is a reward model, its rank is too large, or every slot holds a champion.
+            BadRequest: a reward model, or a kind no engine serves (DoRA), its rank is too large, or champions hold all
+                slots.
             EngineFailed: the engine refused it or is gone.
         """
         if (found := self._loaded.get(record.adapter)) is not None:
@@ -97,8 +99,9 @@ class Fleet:
         contract = await asyncio.to_thread(self._registry.contract, record)
         self._require_fit(record)
         require_same_contract(contract, self.session.base.contract, f"adapter {record.model_name}")
-        await self._make_room(weight)
         path = await asyncio.to_thread(self._registry.store.path, "adapter", record.adapter)
+        require_servable(path, f"adapter {record.model_name}")
+        await self._make_room(weight)
         self._n_used += 1
         await self.session.client.load_adapter(record.model_name, path)
         target = Target(record.model_name, record.adapter, contract, self.session.engine_digest)

@@ -134,6 +134,7 @@ def _run(
         )
         registry = Registry.of(workspace)
         record = registry.register(new)
+        _merge(planned, run, record, registry, progress)
         body = {"run": run.id, "recipe": planned.recipe_digest, "adapter": record.adapter}
         registry.ledger.append("run.finished", body)
     except BaseException as error:
@@ -210,6 +211,26 @@ def _probe(planned: Plan, folder: Path) -> tuple[Probes | RewardProbes, dict[str
         where += f", which continues {planned.parent.record.model_name}"
         effects["effect_over_parent_nats"] = require_change(change, where)
     return probes, effects
+
+
+def _merge(planned: Plan, run: Run, record: AdapterRecord, registry: Registry, progress: Progress) -> None:
+    """Make and store the merged model where the recipe asks for one; the adapter is registered already.
+
+    Raises:
+        InvalidEvidence: the merged model does not answer as the adapter does; `llmops merge` may write a wider type.
+    """
+    wanted = planned.recipe.merge
+    if wanted is None:
+        return
+    from llmops.train.export.match import tolerance_for
+    from llmops.train.export.merge import merge_into_store
+    from llmops.train.export.source import Source
+
+    source = Source(
+        registry, record, registry.verify(record), planned.base, planned.contract, registry.probes(record)
+    )
+    tolerance = tolerance_for(wanted.dtype, wanted.tolerance_nats)
+    merge_into_store(source, run.folder / "merged", wanted.dtype, tolerance, progress)
 
 
 def _tracked(planned: Plan, run: Run, tracking_run: str | None) -> TrackedRun:

@@ -139,6 +139,7 @@ def lora_config(lora: Lora) -> LoraConfig:
         if isinstance(lora.target_modules, str)
         else list(lora.target_modules),
         use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
         bias="none",
         task_type="CAUSAL_LM",
     )

@@ -101,7 +101,7 @@ def _shape(recipe: Recipe, parent: Parent, base: Base, where: Path) -> Lora:
     named = config.target_modules
     modules: Any = named if isinstance(named, str) else tuple(sorted(named))
     theirs = {"r": config.r, "alpha": config.lora_alpha, "dropout": config.lora_dropout}
-    theirs |= {"use_rslora": config.use_rslora}
+    theirs |= {"use_rslora": config.use_rslora, "use_dora": config.use_dora}
     if "lora" in recipe.model_fields_set:
         for name, value in theirs.items():
             if getattr(recipe.lora, name) != value:

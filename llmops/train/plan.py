@@ -6,6 +6,7 @@ Reads the recipe's base (its config and tokenizer), its rows and the workspace's
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,11 @@ def _require_fit(recipe: Recipe, base: Base, parent: Parent | None, where: Path)
 
     config = planned_config(recipe, parent.folder if parent else None)
     # A reward model is never served.
-    reasons = [] if isinstance(recipe.method, Reward) else refusals(plain_config(config))
+    reasons = (
+        []
+        if isinstance(recipe.method, Reward)
+        else refusals(plain_config(config), merged=recipe.merge is not None)
+    )
     if reasons:
         raise ConfigError(f"{where}: the adapter could not be served: {'; '.join(reasons)}")
     limit = json.loads((base.path / "config.json").read_text()).get("max_position_embeddings")
@@ -112,4 +117,4 @@ def _require_fit(recipe: Recipe, base: Base, parent: Parent | None, where: Path)
             f"{where}: max_tokens: {recipe.max_tokens} is over the base model's {limit}; lower it"
         )
     shapes = adapter_shapes(base, config)
-    return sum(rows * columns for rows, columns in shapes.values())
+    return sum(math.prod(shape) for shape in shapes.values())

@@ -27,6 +27,7 @@ _NAMED_BY_EVENTS: Mapping[str, Mapping[str, str]] = {
         "record": "adapter_record",
         "lineage_files": "lineage_files",
     },
+    "adapter.exported": {"merged": "merged"},
     "report.stored": {"report": "report_record"},
     "campaign.opened": {"campaign": "campaign_record", "items": "items"},
     "preferences.snapshotted": {"preferences": "preferences_record", "artifact": "preferences"},

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 TORCH_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 INDEX_FILE = "model.safetensors.index.json"
+MERGED_KIND = "merged"
+"""The store's kind of merged models."""
 SHARD_BYTES = 5 * 10**9
 _NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".md", ".index.json", MANIFEST, SOURCE_FILE)
 
@@ -48,14 +50,45 @@ def merge(
         InvalidEvidence: the files are not what was written, or answer otherwise; nothing is left behind.
         StoreError: the disk did not take it; nothing is left behind.
     """
+    made = _merged(source, out, dtype, tolerance, progress)
+    made = replace(made, as_base=folder_digest(out))
+    note_export(source, made)
+    return made
+
+
+def merge_into_store(
+    source: Source, scratch: Path, dtype: str, tolerance: Tolerance, progress: Progress = no_progress
+) -> Path:
+    """As `merge`, with the merged model in the store (kind `merged`); returns its folder there.
+
+    Args:
+        source: see `open_source`.
+        scratch: a path that is free, on the store's disk; gone again when this returns.
+        dtype: type of the written weights, one of `TORCH_NAMES`.
+        tolerance: how far the answers may differ.
+        progress: told what is being done.
+
+    Raises:
+        InvalidEvidence, StoreError, BadRequest: as `merge`.
+    """
+    made = _merged(source, scratch, dtype, tolerance, progress)
+    progress(0, 0, "storing the merged model")
+    store = source.registry.store
+    try:
+        stored = store.put_folder(MERGED_KIND, scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    folder = store.path(MERGED_KIND, stored)
+    note_export(source, replace(made, as_base=folder_digest(folder)), stored)
+    return folder
+
+
+def _merged(source: Source, out: Path, dtype: str, tolerance: Tolerance, progress: Progress) -> Exported:
     require_free(out)
     with new_folder(out) as stage:
         write_model(source, stage, dtype, progress)
         match = check_merged(source, stage, tolerance, progress)
-        made = finish(source, stage, Exported(out, "safetensors", dtype, "", match))
-    made = replace(made, as_base=folder_digest(out))
-    note_export(source, made)
-    return made
+        return finish(source, stage, Exported(out, "safetensors", dtype, "", match))
 
 
 def write_model(source: Source, folder: Path, dtype: str, progress: Progress = no_progress) -> None:

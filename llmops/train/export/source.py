@@ -12,7 +12,7 @@ from llmops.chat import require_same_contract
 from llmops.errors import BadRequest
 from llmops.manifest import manifest_of
 from llmops.records import AdapterRecord, Probes, PromptContract
-from llmops.registry.adapters import Registry
+from llmops.registry.adapters import Registry, require_generating
 from llmops.registry.bases import SOURCE_FILE, Base, resolve_base
 from llmops.schema import JsonDict, Progress, digest_of, no_progress, short
 from llmops.train.export.match import Match
@@ -65,6 +65,7 @@ def open_source(registry: Registry, reference: str, progress: Progress = no_prog
         CouldNotRun: the base was not delivered.
     """
     record = registry.adapter(reference)
+    require_generating(record)
     folder, contract = registry.verify(record), registry.contract(record)
     progress(0, 0, "loading libraries")
     quiet_libraries()
@@ -117,14 +118,19 @@ def write_card(
     (folder / CARD_FILE).write_text(render_card(registry, record, format, licence), encoding="utf-8")
 
 
-def note_export(source: Source, made: Exported) -> None:
-    """Write an export into the ledger: which adapter, in which format and type, and the digests of what was made."""
+def note_export(source: Source, made: Exported, stored: str | None = None) -> None:
+    """Write an export into the ledger: which adapter, in which format and type, and the digests of what was made.
+
+    Args:
+        source: what was exported.
+        made: what was written.
+        stored: digest of the files in the store (kind `merged`), where they were put there.
+    """
     body: JsonDict = {
         "adapter": source.record.adapter,
         "format": made.format,
         "dtype": made.dtype,
         "files": made.files,
     }
-    if made.as_base:
-        body["as_base"] = made.as_base
-    source.registry.ledger.append("adapter.exported", body)
+    more = {"as_base": made.as_base, "merged": stored}
+    source.registry.ledger.append("adapter.exported", body | {k: v for k, v in more.items() if v})

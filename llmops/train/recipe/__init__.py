@@ -15,7 +15,7 @@ from llmops.errors import BadRequest
 from llmops.records import PromptContract
 from llmops.registry.adapters import require_name
 from llmops.settings import load_yaml
-from llmops.train.recipe.adapter import Lora
+from llmops.train.recipe.adapter import Lora, Merge
 from llmops.train.recipe.batch import Batch
 from llmops.train.recipe.control import Checkpoints, EarlyStopping
 from llmops.train.recipe.methods import Distill, Dpo, Kto, Method, ModelTeacher, Orpo, Reward, Sft
@@ -32,6 +32,7 @@ __all__ = [
     "FileSource",
     "Kto",
     "Lora",
+    "Merge",
     "Method",
     "ModelTeacher",
     "Orpo",
@@ -61,6 +62,8 @@ class Recipe(Settings):
     """Default system prompt, put before conversations that bring none, in training as in serving."""
     lora: Lora = Lora()
     """The shape of the adapter."""
+    merge: Merge | None = None
+    """Also make the merged model, as `llmops merge` would; a DoRA adapter is served in this way alone."""
     max_tokens: int = Field(512, ge=8)
     """Longest row, in tokens (of a pair: the longer side); longer ones are dropped and counted, never cut."""
     drop_budget_frac: float = Field(0.0, ge=0, lt=1)
@@ -153,6 +156,17 @@ class Recipe(Settings):
             raise ValueError("continue_from: a reward model begins with the base; leave it out")
         if isinstance(self.method, Kto) and self.batch.per_device < 2:
             raise ValueError("batch.per_device: kto compares the answers of one pass; give 2 or more")
+        return self
+
+    @model_validator(mode="after")
+    def _served_merged(self) -> Recipe:
+        if self.lora.use_dora and self.merge is None and not isinstance(self.method, Reward):
+            raise ValueError(
+                "lora.use_dora: no engine serves a DoRA adapter; set merge: {dtype: bf16} and serve the merged model, "
+                "or use_dora: false"
+            )
+        if self.merge is not None and isinstance(self.method, Reward):
+            raise ValueError("merge: a reward model does not generate; leave it out")
         return self
 
     @model_validator(mode="after")

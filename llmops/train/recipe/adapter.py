@@ -22,6 +22,8 @@ class Lora(Settings):
     """Layers that get an update: `all-linear` (all but the output layer), or names such as `q_proj`."""
     use_rslora: bool = False
     """Rank-stabilised scale, alpha / sqrt(r) (Kalajdzievski 2023, arXiv:2312.03732)."""
+    use_dora: bool = False
+    """Weight-decomposed LoRA (Liu 2024, arXiv:2402.09353). Served merged alone: set `merge`."""
 
     @field_validator("target_modules")
     @classmethod
@@ -31,3 +33,12 @@ class Lora(Settings):
         if "lm_head" in value:
             raise ValueError("lm_head cannot carry an update here (TRL scores it without one); leave it out")
         return value
+
+
+class Merge(Settings):
+    """A merged model made after training: base and adapter as one, checked, kept in the store, served as a base."""
+
+    dtype: Literal["bf16", "fp32", "fp16"] = "bf16"
+    """Type of the merged weights; merging itself is fp32."""
+    tolerance_nats: float | None = Field(None, gt=0)
+    """Mean nats a probed token by which the merged model may differ; unset: what rounding to the type explains."""
