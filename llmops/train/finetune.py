@@ -230,7 +230,7 @@ def _merge(planned: Plan, run: Run, record: AdapterRecord, registry: Registry, p
         registry, record, registry.verify(record), planned.base, planned.contract, registry.probes(record)
     )
     tolerance = tolerance_for(wanted.dtype, wanted.tolerance_nats)
-    merge_into_store(source, run.folder / "merged", wanted.dtype, tolerance, progress)
+    merge_into_store(source, run.folder / SCRATCH / "merged", wanted.dtype, tolerance, progress)
 
 
 def _tracked(planned: Plan, run: Run, tracking_run: str | None) -> TrackedRun:

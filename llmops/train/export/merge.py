@@ -63,7 +63,7 @@ def merge_into_store(
 
     Args:
         source: see `open_source`.
-        scratch: a path that is free, on the store's disk; gone again when this returns.
+        scratch: a path for the files until they are stored; what lies there is removed.
         dtype: type of the written weights, one of `TORCH_NAMES`.
         tolerance: how far the answers may differ.
         progress: told what is being done.
@@ -71,6 +71,8 @@ def merge_into_store(
     Raises:
         InvalidEvidence, StoreError, BadRequest: as `merge`.
     """
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed here and goes on
+    scratch.parent.mkdir(parents=True, exist_ok=True)
     made = _merged(source, scratch, dtype, tolerance, progress)
     progress(0, 0, "storing the merged model")
     store = source.registry.store
