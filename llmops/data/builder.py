@@ -37,7 +37,9 @@ def run_builder(source: BuilderSource, folder: Path) -> Iterator[Row | Dropped]:
         ConfigError: the file does not load, or the function is missing or takes other options.
         DataError: the function fails; names how many rows it had given.
     """
-    function = _load(builder_file(source, folder), source.function.rpartition("::")[2])
+    function = load_function(
+        builder_file(source, folder), source.function.rpartition("::")[2], "source.function"
+    )
     try:
         inspect.signature(function).bind(**source.options)
     except TypeError as error:
@@ -71,10 +73,20 @@ def _row(data: object, fallback: str) -> Row | Dropped:
     return kept_text(found, data) if isinstance(found, Dropped) else found
 
 
-def _load(path: Path, name: str) -> Callable[..., Any]:
-    spec = importlib.util.spec_from_file_location(f"llmops_builder_{path.stem}", path)
+def load_function(path: Path, name: str, setting: str) -> Callable[..., Any]:
+    """A user's function, from its file; nothing is imported by name.
+
+    Args:
+        path: the Python file, which is run.
+        name: the function in it.
+        setting: what names it, for messages.
+
+    Raises:
+        ConfigError: the file does not load, or has no such function.
+    """
+    spec = importlib.util.spec_from_file_location(f"llmops_user_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"{path}: is not a Python file; correct source.function")
+        raise ConfigError(f"{path}: is not a Python file; correct {setting}")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -82,6 +94,6 @@ def _load(path: Path, name: str) -> Callable[..., Any]:
         raise ConfigError(f"{path}: does not load ({type(error).__name__}: {error}); mend it") from error
     function = getattr(module, name, None)
     if not callable(function):
-        raise ConfigError(f"{path}: has no function {name}; correct source.function")
+        raise ConfigError(f"{path}: has no function {name}; correct {setting}")
     checked: Callable[..., Any] = function
     return checked

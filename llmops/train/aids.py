@@ -1,6 +1,6 @@
-"""What a method needs besides base and rows: the teacher it learns from, found and verified before any weights load.
+"""What a method needs besides base and rows: a teacher, or rewards; found and verified before any weights load.
 
-Reads the registry and base models' files; loads no weights.
+Reads the registry, base models' files and users' reward functions; loads no weights.
 """
 
 from __future__ import annotations
@@ -8,13 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmops.errors import BadRequest, ConfigError
+from llmops.chat import require_same_contract
+from llmops.errors import BadRequest, ConfigError, InvalidEvidence
 from llmops.records import AdapterRecord
 from llmops.registry.adapters import Registry, require_generating
 from llmops.registry.bases import Base, resolve_base
 from llmops.schema import short
 from llmops.train.parent import find_parent
-from llmops.train.recipe import Distill, ModelTeacher, Recipe
+from llmops.train.recipe import AdapterReward, Distill, Grpo, ModelTeacher, PythonReward, Recipe
+from llmops.train.scorers import ModelScorer, Scorer, load_scorer
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Aids:
     """What a method uses besides base and rows; most use nothing."""
 
     teacher: Teacher | None = None
+    scorers: tuple[Scorer, ...] = ()
 
 
 def find_aids(recipe: Recipe, base: Base, registry: Registry, where: Path) -> tuple[Recipe, Aids]:
@@ -47,9 +50,44 @@ def find_aids(recipe: Recipe, base: Base, registry: Registry, where: Path) -> tu
     """
     if isinstance(recipe.method, Distill):
         named, teacher = _teacher(recipe.method.teacher, base, registry, where)
-        method = recipe.method.model_copy(update={"teacher": named})
-        return recipe.model_copy(update={"method": method}), Aids(teacher)
+        return _with_method(recipe, teacher=named), Aids(teacher)
+    if isinstance(recipe.method, Grpo):
+        found = [_scorer(i, recipe, base, registry, where) for i in range(len(recipe.method.rewards))]
+        pinned = _with_method(recipe, rewards=tuple(named for named, _ in found))
+        return pinned, Aids(scorers=tuple(scorer for _, scorer in found))
     return recipe, Aids()
+
+
+def _with_method(recipe: Recipe, **settings: object) -> Recipe:
+    return recipe.model_copy(update={"method": recipe.method.model_copy(update=settings)})
+
+
+def _scorer(
+    i: int, recipe: Recipe, base: Base, registry: Registry, where: Path
+) -> tuple[PythonReward | AdapterReward, Scorer]:
+    assert isinstance(recipe.method, Grpo)
+    named, place = recipe.method.rewards[i], f"{where}: method.rewards[{i}]"
+    if isinstance(named, PythonReward):
+        return load_scorer(named, where.parent, place)
+    try:
+        record = registry.adapter(named.adapter)
+    except BadRequest as error:
+        raise ConfigError(f"{place}.adapter: {error}") from error
+    if record.kind != "reward":
+        raise ConfigError(
+            f"{place}.adapter: {record.model_name} writes text and gives no rewards; name one of method reward"
+        )
+    theirs = base if record.base == base.digest else resolve_base(record.base_ref)
+    if theirs.digest != record.base:
+        raise ConfigError(
+            f"{place}.adapter: {record.model_name}: its base {record.base_ref} has changed; restore it"
+        )
+    try:
+        require_same_contract(theirs.contract, base.contract, f"{place}.adapter: {record.model_name}")
+    except InvalidEvidence as error:
+        raise ConfigError(str(error)) from None
+    scorer = ModelScorer(record.model_name, named.weight, theirs, registry.verify(record), recipe.device)
+    return named.model_copy(update={"adapter": record.adapter}), scorer
 
 
 def _teacher(

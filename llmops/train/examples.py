@@ -10,7 +10,8 @@ from llmops.records import PromptContract
 from llmops.registry.adapters import Registry
 from llmops.schema import Progress
 from llmops.train.pairs import encode_pairs, judged_of_pairs, read_preferences
-from llmops.train.recipe import Kto, PreferenceSource, Recipe
+from llmops.train.prompts import prompts_of_rows
+from llmops.train.recipe import Grpo, Kto, PreferenceSource, Recipe
 from llmops.train.rows import Examples, encode_rows, read_source
 
 
@@ -21,7 +22,7 @@ def read_examples(
     encoder: tuple[Tokenizer, PromptContract],
     progress: Progress,
 ) -> Examples[Any]:
-    """The rows of a recipe in the form its method learns from: `Example`, `Pair` or `Judged`.
+    """The rows of a recipe in the form its method learns from: `Example`, `Pair`, `Judged` or `Asked`.
 
     Args:
         recipe: names data and method, which fit each other.
@@ -39,4 +40,9 @@ def read_examples(
         pairs = encode_pairs(read_preferences(recipe.data, registry), recipe, *encoder)
         return judged_of_pairs(pairs) if isinstance(recipe.method, Kto) else pairs
     source = read_source(recipe.data, recipe.name, folder, registry)
-    return encode_rows(source, recipe, *encoder, progress)
+    examples = encode_rows(source, recipe, *encoder, progress)
+    return (
+        prompts_of_rows(examples, source.rows, recipe, encoder)
+        if isinstance(recipe.method, Grpo)
+        else examples
+    )

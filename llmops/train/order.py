@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 
 from llmops.train.packing import pack
-from llmops.train.recipe import Batch, Recipe
+from llmops.train.recipe import Batch, Grpo, Recipe
 
 PASSES_IN_WINDOW = 16
 
@@ -26,7 +26,10 @@ def n_steps_of(recipe: Recipe, n_rows: int) -> int:
     """Optimizer steps a recipe asks for over `n_rows` rows (`n_sequences`); a broken last step counts as one."""
     if recipe.n_steps is not None:
         return recipe.n_steps
-    return math.ceil((recipe.n_epochs or 0) * n_rows / recipe.batch.n_rows)
+    copies = (
+        recipe.method.n_answers if isinstance(recipe.method, Grpo) else 1
+    )  # a prompt is as many rows of a step
+    return math.ceil((recipe.n_epochs or 0) * n_rows * copies / recipe.batch.n_rows)
 
 
 def training_order(lengths: Sequence[int], n_steps: int, batch: Batch, seed: int) -> list[int]:

@@ -81,7 +81,7 @@ def plan(recipe_path: Path, workspace: Workspace, folder: Path, progress: Progre
     base = resolve_base(recipe.base_model, lambda note: progress(0, 0, note))
     registry = Registry.of(workspace)
     recipe, parent = continue_recipe(recipe, base, registry, recipe_path)
-    recipe, aids = find_aids(recipe, base, registry, recipe_path)
+    recipe, aids = find_aids(recipe.model_copy(update={"device": device}), base, registry, recipe_path)
     n_parameters = _require_fit(recipe, base, parent, recipe_path)
     contract = recipe.contract_on(base.contract)
     tokenizer = load_tokenizer(base)

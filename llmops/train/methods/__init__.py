@@ -52,6 +52,12 @@ def _distill(recipe: Recipe, session: Session[Any], on_step: OnStep) -> Figures:
     return distill.train_adapter(recipe, session, on_step)
 
 
+def _grpo(recipe: Recipe, session: Session[Any], on_step: OnStep) -> Figures:
+    from llmops.train.methods import grpo
+
+    return grpo.train_adapter(recipe, session, on_step)
+
+
 TRAIN: dict[str, Callable[[Recipe, Session[Any], OnStep], Figures]] = {
     "sft": _sft,
     "dpo": _dpo,
@@ -59,5 +65,6 @@ TRAIN: dict[str, Callable[[Recipe, Session[Any], OnStep], Figures]] = {
     "orpo": _orpo,
     "reward": _reward,
     "distill": _distill,
+    "grpo": _grpo,
 }
 """By the recipe's `method.kind`: trains, writes the PEFT folder `session.adapter`, returns the run's figures."""

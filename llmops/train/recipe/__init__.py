@@ -18,11 +18,24 @@ from llmops.settings import load_yaml
 from llmops.train.recipe.adapter import Lora, Merge
 from llmops.train.recipe.batch import Batch
 from llmops.train.recipe.control import Checkpoints, EarlyStopping
-from llmops.train.recipe.methods import Distill, Dpo, Kto, Method, ModelTeacher, Orpo, Reward, Sft
+from llmops.train.recipe.methods import (
+    AdapterReward,
+    Distill,
+    Dpo,
+    Grpo,
+    Kto,
+    Method,
+    ModelTeacher,
+    Orpo,
+    PythonReward,
+    Reward,
+    Sft,
+)
 from llmops.train.recipe.settings import Settings
 from llmops.train.recipe.sources import DatasetSource, FileSource, PreferenceSource
 
 __all__ = [
+    "AdapterReward",
     "Batch",
     "Checkpoints",
     "DatasetSource",
@@ -30,6 +43,7 @@ __all__ = [
     "Dpo",
     "EarlyStopping",
     "FileSource",
+    "Grpo",
     "Kto",
     "Lora",
     "Merge",
@@ -37,6 +51,7 @@ __all__ = [
     "ModelTeacher",
     "Orpo",
     "PreferenceSource",
+    "PythonReward",
     "Recipe",
     "Reward",
     "Sft",
@@ -156,6 +171,11 @@ class Recipe(Settings):
             raise ValueError("continue_from: a reward model begins with the base; leave it out")
         if isinstance(self.method, Kto) and self.batch.per_device < 2:
             raise ValueError("batch.per_device: kto compares the answers of one pass; give 2 or more")
+        if isinstance(self.method, Grpo) and self.batch.n_rows % self.method.n_answers:
+            raise ValueError(
+                f"batch: a step of {self.batch.n_rows} answers (per_device * accumulation) is no whole number of "
+                f"groups of {self.method.n_answers} answers (method.n_answers); change one of them"
+            )
         return self
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -134,4 +134,65 @@ class Distill(Settings):
     """Who is learnt from."""
 
 
-Method = Sft | Dpo | Kto | Orpo | Reward | Distill
+class PythonReward(Settings):
+    """A reward that a Python function gives."""
+
+    kind: Literal["python"]
+    """A function of yours."""
+    function: str = Field(pattern=r"^.+\.py::[A-Za-z_]\w*$")
+    """`file.py::name`, the file relative to the recipe. It is called as `name(prompt, completion, reference)` with the
+    turns that were asked (a list of {role, content}), the answer's text and the row's own answer; returns a number."""
+    weight: float = 1.0
+    """What the reward is multiplied by before all are added up."""
+    sha256: str | None = None
+    """Of the file's bytes. A run writes it down; where it is given, another file is refused."""
+
+
+class AdapterReward(Settings):
+    """A reward that a reward model gives, as method reward trains it."""
+
+    kind: Literal["adapter"]
+    """A reward model of this workspace."""
+    adapter: str
+    """Its adapter: any adapter reference. Its base must have this recipe's tokenizer and chat template."""
+    weight: float = 1.0
+    """What the reward is multiplied by before all are added up."""
+
+
+class Grpo(Settings):
+    """Group relative policy optimization (Shao 2024, arXiv:2402.03300): answers are sampled and rewarded, and gain as
+    far as they are better than the other answers to their prompt.
+
+    A step samples `batch.per_device * batch.accumulation` answers, `n_answers` to each of its prompts, and takes one
+    update from them, so that no answer is older than the weights. The rows' prompts are asked; their answers are what
+    reward functions may compare with.
+    """
+
+    learns_from: ClassVar[tuple[LearnsFrom, ...]] = ("conversations",)
+
+    kind: Literal["grpo"]
+    """The training method."""
+    rewards: tuple[Annotated[PythonReward | AdapterReward, Field(discriminator="kind")], ...] = Field(
+        min_length=1
+    )
+    """What makes an answer good; several are added up by their weights."""
+    n_answers: int = Field(8, ge=2)
+    """Answers sampled to one prompt (the paper's G)."""
+    max_answer_tokens: int = Field(128, ge=1)
+    """Tokens after which an answer is cut; with the prompt's they must fit into max_tokens."""
+    temperature: float = Field(1.0, gt=0)
+    """Of sampling, and of the probabilities that are learnt from."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Share of probability that is sampled from."""
+    beta: float = Field(0.04, ge=0)
+    """How dear it is to leave the reference, the model that training starts from (0.04 in the paper); 0 reads none."""
+    loss: Literal["dapo", "grpo", "dr_grpo"] = "dapo"
+    """How tokens are averaged. dapo: over all answers of a step (Yu 2025, arXiv:2503.14476). grpo: within each answer
+    first, as in the paper, which makes long bad answers cheap. dr_grpo: over max_answer_tokens, without any bias by
+    length (Liu 2025, arXiv:2503.20783)."""
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    """What an advantage is divided by: the deviation of rewards among the answers to its prompt (the paper's), that of
+    the whole step, or nothing (Liu 2025: prompts that are settled already weigh less so)."""
+
+
+Method = Sft | Dpo | Kto | Orpo | Reward | Distill | Grpo
