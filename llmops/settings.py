@@ -22,6 +22,8 @@ from llmops.errors import BadRequest, ConfigError
 MARKER = "llmops.yaml"
 RUN_LOCK = "lock"
 """File in a run's folder that whoever works on the run holds; the kernel takes it back however the process ends."""
+HIDDEN_INPUT = "hidden_input"
+"""Type of a validator's error whose input is never shown: it may be a secret."""
 RUN_SCRATCH = ("adapter", "trainer")
 """Folders of a run that are removed when it ends; logs and metrics stay."""
 
@@ -188,6 +190,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         return f"{where} is not a setting; {hint}"
     if first["type"] == "missing":
         return f"{where} is missing; add it"
+    if first["type"] == HIDDEN_INPUT:
+        return f"{where} {first['msg']}"
     return f"{where}: {first['msg'].removeprefix('Value error, ')} (found {first['input']!r}); correct it"
 
 

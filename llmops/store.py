@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -144,6 +144,16 @@ class Store:
         """
         with self._staging(kind) as stage:
             shutil.copytree(source, stage, dirs_exist_ok=True)
+            return self._commit(kind, stage)
+
+    def put_built(self, kind: str, build: Callable[[Path], None]) -> str:
+        """Store what `build` writes into the folder that it is given; returns the artifact's digest.
+
+        Raises:
+            StoreError: the disk or the remote store did not take it; nothing is left behind.
+        """
+        with self._staging(kind) as stage:
+            build(stage)
             return self._commit(kind, stage)
 
     def put_record(self, record: Record) -> str:

@@ -11,7 +11,7 @@ import typer
 from llmops.cli.output import as_json, progress
 from llmops.errors import BadRequest
 from llmops.ledger import Event
-from llmops.records import AdapterRecord, PreferenceSnapshot
+from llmops.records import AdapterRecord, DatasetSnapshot, PreferenceSnapshot
 from llmops.registry.adapters import Registry
 from llmops.schema import short
 from llmops.settings import find_workspace
@@ -77,7 +77,11 @@ def print_adapter(registry: Registry, record: AdapterRecord, json: bool) -> None
         )
     if lineage.preferences:
         pairs = registry.store.get_record(PreferenceSnapshot, lineage.preferences)
-        typer.echo(f"learnt   {pairs.n_pairs} preferences of {pairs.name}@{short(lineage.preferences)}")
+        told = "" if pairs.campaign else f"  ({pairs.rule})"
+        typer.echo(f"learnt   {pairs.n_pairs} preferences of {pairs.name}@{short(lineage.preferences)}{told}")
+    if lineage.dataset and registry.store.has("dataset_record", lineage.dataset):
+        data = registry.store.get_record(DatasetSnapshot, lineage.dataset)
+        typer.echo(f"data     {data.name}@{short(lineage.dataset)}  ({data.origin})")
     if lineage.n_rows:
         typer.echo("rows     " + ", ".join(f"{name} {n}" for name, n in lineage.n_rows.items()))
     code = (short(lineage.git_sha) if lineage.git_sha else "no repository") + (

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from llmops.data.sources.config import ReadSource
+
 POOLS = ("train", "rate", "gate")
 
 Scalar = str | int | float | bool
@@ -21,16 +23,6 @@ class BuilderSource(BaseModel):
     """`file.py::function`, relative to the YAML file; the file's bytes are part of the config's digest."""
     options: dict[str, Scalar] = {}
     """The function's arguments."""
-
-
-class FilesSource(BaseModel):
-    """Rows read from JSONL files."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["files"]
-    paths: tuple[str, ...] = Field(min_length=1)
-    """JSONL files, relative to the YAML file. Their order changes nothing."""
 
 
 class Pools(BaseModel):
@@ -73,8 +65,8 @@ class DataConfig(BaseModel):
     """SPDX identifier, or words."""
     origin: str = Field(min_length=1)
     """What the rows are built from, in words; `{python}` becomes the running Python's version."""
-    source: Annotated[BuilderSource | FilesSource, Field(discriminator="kind")]
-    """A builder function or JSONL files."""
+    source: Annotated[BuilderSource | ReadSource, Field(discriminator="kind")]
+    """A builder function, files, a hub's dataset, an SQL query or an HTTP endpoint."""
     pools: Pools
     """Shares of the three pools."""
     salt: str = ""

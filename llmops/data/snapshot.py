@@ -13,12 +13,14 @@ from platform import python_version
 from llmops.data.builder import builder_file, run_builder
 from llmops.data.config import POOLS, BuilderSource, DataConfig
 from llmops.data.quarantine import DROPPED_FILE, QUARANTINE_FILE, dropped_lines, quarantine_lines
-from llmops.data.rows import canonical_line, prompt_digest, read_rows, row_of_line
+from llmops.data.rows import canonical_line, prompt_digest, row_of_line
+from llmops.data.sources import open_source
 from llmops.data.split import Sifted, sift, split
+from llmops.data.stored import StoredRows
 from llmops.errors import BadRequest, DataError, InvalidEvidence
 from llmops.ledger import Ledger
 from llmops.records import DatasetSnapshot, Dropped, Row
-from llmops.schema import Progress, digest_of, no_progress, short
+from llmops.schema import JsonDict, Progress, digest_of, no_progress, short
 from llmops.settings import load_yaml
 from llmops.store import Store, sha256_file
 
@@ -39,7 +41,9 @@ def build_snapshot(
         StoreError: the disk did not take it.
     """
     config = load_yaml(config_path, DataConfig)
-    sifted = sift(_reported(_read(config, config_path.parent), progress), config.limits.max_characters)
+    formats: list[str] = []
+    rows = _read(config, config_path.parent, formats, progress)
+    sifted = sift(_reported(rows, progress), config.limits.max_characters)
     _require_within_budget(config, config_path, sifted, store)
     pools = split(sifted.kept, config.pools, config.salt)
     for name in POOLS:
@@ -59,8 +63,15 @@ def build_snapshot(
         licence=config.licence,
         origin=config.origin.replace("{python}", python_version()),
     )
-    _record(snapshot, config_digest(config, config_path.parent), store, ledger)
+    _record(snapshot, config_digest(config, config_path.parent), formats, (store, ledger))
     return snapshot
+
+
+def formats_of(ledger: Ledger, snapshot: DatasetSnapshot) -> list[str]:
+    """What the newest snapshot of this content was read from: each part with its format; empty for a builder's rows."""
+    digest = snapshot.digest()
+    found = [e for e in ledger.events("dataset.snapshotted") if e.body["snapshot"] == digest]
+    return list(found[-1].body.get("formats", [])) if found else []
 
 
 def config_digest(config: DataConfig, folder: Path) -> str:
@@ -85,7 +96,12 @@ def find_snapshot(store: Store, ledger: Ledger, name: str) -> DatasetSnapshot:
 
 
 def load_pool(store: Store, snapshot: DatasetSnapshot, pool: str) -> list[Row]:
-    """The rows of one pool, after every byte of the snapshot was compared with its digest.
+    """The rows of one pool, in memory; see `stored_pool`."""
+    return list(stored_pool(store, snapshot, pool))
+
+
+def stored_pool(store: Store, snapshot: DatasetSnapshot, pool: str) -> StoredRows[Row]:
+    """The rows of one pool where they lie, after every byte of the snapshot was compared with its digest.
 
     Raises:
         BadRequest: no such pool, or it is empty.
@@ -95,7 +111,7 @@ def load_pool(store: Store, snapshot: DatasetSnapshot, pool: str) -> list[Row]:
         filled = ", ".join(f"{name} ({n:,})" for name, n in snapshot.n_rows.items() if n)
         raise BadRequest(f"dataset {snapshot.name}: pool {pool} has no rows; use {filled}")
     folder = store.verify("dataset", snapshot.artifact)
-    rows = [row_of_line(line) for line in (folder / f"{pool}.jsonl").read_bytes().splitlines()]
+    rows = StoredRows(folder / f"{pool}.jsonl", row_of_line)
     if len(rows) != snapshot.n_rows[pool]:
         raise InvalidEvidence(
             f"dataset {snapshot.name}: {short(snapshot.artifact)} holds {len(rows):,} rows in {pool}, "
@@ -119,14 +135,20 @@ def gate_prompts(store: Store, ledger: Ledger) -> set[str]:
     return found
 
 
-def _read(config: DataConfig, folder: Path) -> Iterator[Row | Dropped]:
+def _read(config: DataConfig, folder: Path, told: list[str], progress: Progress) -> Iterator[Row | Dropped]:
+    """Every row; the name and format of each part are added to `told` as it is opened."""
     if isinstance(config.source, BuilderSource):
         yield from run_builder(config.source, folder)
         return
-    for name in config.source.paths:
-        path = Path(name)
-        # An absolute path belongs to one machine: rows carry the file's name alone.
-        yield from read_rows(folder / path, path.name if path.is_absolute() else path.as_posix())
+    for part in open_source(config.source, folder):
+        if part.format and part.format.gives is not Row:
+            raise DataError(
+                f"{part.name}: holds rows in format {part.format.name}, which is no conversation; datasets are of "
+                "conversations, give such rows to a recipe"
+            )
+        told.append(f"{part.name} ({part.format_name})")
+        progress(0, 0, f"reading {told[-1]}")
+        yield from (row for row in part.found if isinstance(row, Row | Dropped))
 
 
 def _reported(rows: Iterator[Row | Dropped], progress: Progress) -> Iterator[Row | Dropped]:
@@ -155,9 +177,16 @@ def _require_within_budget(config: DataConfig, config_path: Path, sifted: Sifted
     )
 
 
-def _record(snapshot: DatasetSnapshot, config: str, store: Store, ledger: Ledger) -> None:
+def _record(snapshot: DatasetSnapshot, config: str, formats: list[str], places: tuple[Store, Ledger]) -> None:
+    store, ledger = places
     digest = store.put_record(snapshot)
-    body = {"name": snapshot.name, "snapshot": digest, "artifact": snapshot.artifact, "config": config}
+    body: JsonDict = {
+        "name": snapshot.name,
+        "snapshot": digest,
+        "artifact": snapshot.artifact,
+        "config": config,
+    }
+    body |= {"formats": formats} if formats else {}
     earlier = [e for e in ledger.events("dataset.snapshotted") if e.body["name"] == snapshot.name]
     if not earlier or earlier[-1].body != body:
         ledger.append("dataset.snapshotted", body)

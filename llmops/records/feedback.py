@@ -104,18 +104,21 @@ class RatingEvidence:
 
 @dataclass(frozen=True)
 class PreferenceSnapshot(Record):
-    """Preferences frozen by content: pairs.jsonl and dropped.jsonl in the store under kind `preferences`."""
+    """Preferences frozen by content: pairs.jsonl and dropped.jsonl in the store under kind `preferences`.
+
+    Those that a recipe read from files have no campaign and no time: equal files are equal snapshots.
+    """
 
     schema: ClassVar[str] = "llmops.preferences/1"
     name: str
     artifact: str  # digest of the stored files
-    campaign: str  # digest
+    campaign: str | None  # digest
     dataset: str | None  # DatasetSnapshot digest the prompts come from
     n_pairs: int
     n_dropped: dict[str, int]  # by reason
     rule: str  # how votes became pairs, in words
     licence: str
-    created_at: str
+    created_at: str | None
 
 
 @dataclass(frozen=True)

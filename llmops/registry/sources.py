@@ -185,7 +185,7 @@ def _preferences(sources: Sources, digest: str, events: Events) -> Known:
     if record is None:
         told: list[Link] = [("made from", "campaign", str(e.body["campaign"])) for e in events[-1:]]
         return Known(_said(events, "name"), "", _at(events), tuple(told), (), problem)
-    links: list[Link] = [("made from", "campaign", record.campaign)]
+    links: list[Link] = [("made from", "campaign", record.campaign)] if record.campaign else []
     if record.dataset is not None:
         links.append(("takes prompts from", "dataset", record.dataset))
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from llmops.chat import Tokenizer
 from llmops.records import PromptContract
 from llmops.registry.adapters import Registry
 from llmops.schema import Progress
-from llmops.train.pairs import encode_pairs, judged_of_pairs, read_preferences
+from llmops.train.frozen import Asked, freeze_judged, freeze_preferences
+from llmops.train.pairs import encode_all_judged, encode_pairs, judged_of_pairs, read_preferences
 from llmops.train.prompts import prompts_of_rows
 from llmops.train.recipe import Grpo, Kto, PreferenceSource, Recipe
 from llmops.train.rows import Examples, encode_rows, read_source
@@ -33,16 +35,24 @@ def read_examples(
 
     Raises:
         BadRequest: the dataset or the preferences are not there.
-        DataError: a file is missing.
+        DataError: the data cannot be read, or holds what the method does not learn from.
+        LlmopsError: hub, database or endpoint cannot be reached, or the disk did not take it.
         InvalidEvidence: a snapshot was altered.
     """
+    asked = Asked(recipe.data, recipe.name, folder, progress)
     if isinstance(recipe.data, PreferenceSource):
         pairs = encode_pairs(read_preferences(recipe.data, registry), recipe, *encoder)
         return judged_of_pairs(pairs) if isinstance(recipe.method, Kto) else pairs
-    source = read_source(recipe.data, recipe.name, folder, registry)
-    examples = encode_rows(source, recipe, *encoder, progress)
-    return (
-        prompts_of_rows(examples, source.rows, recipe, encoder)
-        if isinstance(recipe.method, Grpo)
-        else examples
-    )
+    if "conversations" in recipe.method.learns_from:
+        source = read_source(recipe.data, recipe.name, folder, registry, progress)
+        examples = encode_rows(source, recipe, *encoder, progress)
+        return (
+            prompts_of_rows(examples, source.rows, recipe, encoder)
+            if isinstance(recipe.method, Grpo)
+            else examples
+        )
+    if "judged" in recipe.method.learns_from:
+        return encode_all_judged(freeze_judged(asked, registry), recipe, *encoder)
+    frozen = freeze_preferences(asked, registry)
+    pairs = encode_pairs((frozen.snapshot, frozen.rows), recipe, *encoder)
+    return replace(pairs, dropped=frozen.dropped + pairs.dropped)

@@ -10,9 +10,18 @@ from collections.abc import Sequence
 from llmops.chat import Encoder, Tokenizer, in_chunks
 from llmops.errors import RowRefused
 from llmops.ratings.preferences import find_preferences, load_pairs
-from llmops.records import Dropped, Labelled, Message, Preference, PreferenceSnapshot, PromptContract
+from llmops.records import (
+    DatasetSnapshot,
+    Dropped,
+    Labelled,
+    Message,
+    Preference,
+    PreferenceSnapshot,
+    PromptContract,
+)
 from llmops.registry.adapters import Registry
 from llmops.schema import canonical_json
+from llmops.train.frozen import Frozen, labelled_line
 from llmops.train.recipe import PreferenceSource, Recipe
 from llmops.train.rows import Examples, Judged, Pair, hold_out, too_long
 
@@ -111,10 +120,35 @@ def encode_judged(row: Labelled, tokenizer: Tokenizer, contract: PromptContract)
     Raises:
         RowRefused: the answer has no exact loss mask after this prompt.
     """
-    encoder = Encoder(tokenizer, contract)
+    return _judged(row, Encoder(tokenizer, contract))
+
+
+def _judged(row: Labelled, encoder: Encoder) -> Judged:
     prompt_ids = encoder.encode_prompt(row.messages)
     answer_ids = _answer_ids(row.completion, row.messages, encoder, prompt_ids)
     return Judged(prompt_ids, answer_ids, row.good, row.group, row.source)
+
+
+def encode_all_judged(
+    found: Frozen[DatasetSnapshot, Labelled], recipe: Recipe, tokenizer: Tokenizer, contract: PromptContract
+) -> Examples[Judged]:
+    """Every judged answer, split into trained on, held out and dropped, as `encode_pairs` does with pairs."""
+    kept: list[Judged] = []
+    dropped = list(found.dropped)
+    encoder = Encoder(tokenizer, contract)
+    for row in found.rows:
+        try:
+            judged = _judged(row, encoder)
+        except RowRefused as error:
+            reason: str | None = error.reason
+        else:
+            reason = too_long(judged.n_tokens, recipe)
+        if reason:
+            dropped.append(Dropped(row.source, reason, labelled_line(row).decode()))
+        else:
+            kept.append(judged)
+    train, held_out = hold_out(kept, recipe.held_out_frac, recipe.seed)
+    return Examples(found.snapshot, tuple(train), tuple(held_out), tuple(dropped))
 
 
 def _answer_ids(

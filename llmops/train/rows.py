@@ -1,6 +1,6 @@
 """A recipe's rows as token ids and loss masks: every row is trained on, held out, or dropped with a reason.
 
-Reads dataset snapshots and JSONL files; rows of files are frozen as a snapshot of their own, for lineage to name.
+Reads dataset snapshots; what is none yet is frozen as one first (`llmops.train.frozen`), for lineage to name.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from llmops.chat import Encoded, Encoder, Tokenizer, encode_many
-from llmops.data.quarantine import DROPPED_FILE, dropped_lines, row_text
-from llmops.data.rows import canonical_line, read_rows
-from llmops.data.snapshot import find_snapshot, load_pool
+from llmops.data.quarantine import row_text
+from llmops.data.snapshot import find_snapshot, stored_pool
 from llmops.errors import RowRefused
 from llmops.records import DatasetSnapshot, Dropped, PreferenceSnapshot, PromptContract, Row
 from llmops.registry.adapters import Registry
-from llmops.schema import Progress
-from llmops.train.recipe import DatasetSource, FileSource, Recipe
+from llmops.schema import Progress, no_progress
+from llmops.train.frozen import Asked, freeze_rows
+from llmops.train.recipe import AnySource, DatasetSource, Recipe
 
 SPLIT_OFF = "answers in sequences of their own"
 UNRENDERED = "rows whose reasoning the template leaves out"
@@ -122,7 +122,7 @@ class Source:
     """Rows read for a recipe, before they are encoded."""
 
     snapshot: DatasetSnapshot
-    rows: tuple[Row, ...]
+    rows: Sequence[Row]
     dropped: tuple[Dropped, ...]
 
 
@@ -149,44 +149,29 @@ class Examples(Generic[E]):
         return len(self.train) + len(self.held_out) + len(self.dropped) - self.notes.get(SPLIT_OFF, 0)
 
 
-def read_source(data: DatasetSource | FileSource, name: str, folder: Path, registry: Registry) -> Source:
-    """The rows that `data` names: a dataset's newest snapshot, or JSONL files frozen as one now.
+def read_source(
+    data: AnySource, name: str, folder: Path, registry: Registry, progress: Progress = no_progress
+) -> Source:
+    """The conversations that `data` names: a dataset's newest snapshot, or anything else frozen as one now.
 
     Args:
         data: what a recipe says of its data.
-        name: the recipe's name, which the snapshot of its files is called after.
+        name: the recipe's name, which a snapshot made now is called after.
         folder: what the files' paths are relative to.
         registry: where snapshots lie.
+        progress: told what is read, and in which format.
 
     Raises:
         BadRequest: the dataset has no snapshot.
-        DataError: a file is missing.
+        DataError: the data cannot be read, or holds something else.
         InvalidEvidence: the snapshot was altered.
+        LlmopsError: hub, database or endpoint cannot be reached, or the disk did not take it.
     """
-    if isinstance(data, FileSource):
-        return _freeze(name, data, folder, registry)
-    snapshot = find_snapshot(registry.store, registry.ledger, data.name)
-    return Source(snapshot, tuple(load_pool(registry.store, snapshot, data.pool)), ())
-
-
-def _freeze(name: str, source: FileSource, folder: Path, registry: Registry) -> Source:
-    found = [row for path in source.paths for row in read_rows(folder / path, Path(path).as_posix())]
-    rows = tuple(row for row in found if isinstance(row, Row))
-    dropped = tuple(row for row in found if isinstance(row, Dropped))
-    files = {
-        "train.jsonl": b"".join(canonical_line(row) + b"\n" for row in rows),
-        DROPPED_FILE: dropped_lines(dropped),
-    }
-    snapshot = DatasetSnapshot(
-        name=f"{name}-files",
-        artifact=registry.store.put_files("dataset", files),
-        n_rows={"train": len(rows)},
-        n_dropped=dict(sorted(Counter(d.kind for d in dropped).items())),
-        licence="not stated",
-        origin="files of the recipe: " + ", ".join(source.paths),
-    )
-    registry.store.put_record(snapshot)
-    return Source(snapshot, rows, dropped)
+    if isinstance(data, DatasetSource):
+        snapshot = find_snapshot(registry.store, registry.ledger, data.name)
+        return Source(snapshot, stored_pool(registry.store, snapshot, data.pool), ())
+    frozen = freeze_rows(Asked(data, name, folder, progress), registry)
+    return Source(frozen.snapshot, frozen.rows, frozen.dropped)
 
 
 def encode_rows(

@@ -44,7 +44,10 @@ def test_unknown_setting_is_refused_with_the_nearest_known_one(bench: Bench) -> 
         ({"data": {"kind": "dataset", "name": "d", "pool": "gate"}}, "pool"),
         ({"data": {"kind": "table"}}, "data"),
         ({"learning_rate": 0}, "learning_rate"),
-        ({"method": {"kind": "dpo"}}, "data: method dpo learns from pairs"),
+        (
+            {"method": {"kind": "dpo"}, "data": {"kind": "dataset", "name": "d"}},
+            "data: method dpo learns from pairs",
+        ),
         ({"data": {"kind": "preferences", "name": "d"}}, "data: preferences are for method dpo"),
         ({"method": {"kind": "magic"}}, "method: .*'sft', 'dpo'"),
     ],

