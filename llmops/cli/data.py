@@ -25,7 +25,7 @@ def build(config: Annotated[Path, typer.Argument(help="A data file such as data/
     registry = Registry.of(find_workspace())
     with progress("rows") as report:
         snapshot = build_snapshot(config, registry.store, registry.ledger, report)
-    _print(snapshot, registry)
+    _print(snapshot)
 
 
 @app.command("list")
@@ -53,16 +53,12 @@ def show(
     if json:
         as_json(snapshot.to_dict())
     else:
-        _print(snapshot, registry)
+        _print(snapshot)
         typer.echo(f"files    {registry.store.path('dataset', snapshot.artifact)}")
 
 
-def _print(snapshot: DatasetSnapshot, registry: Registry) -> None:
-    from llmops.data import formats_of
-
+def _print(snapshot: DatasetSnapshot) -> None:
     typer.echo(f"dataset {snapshot.name}@{short(snapshot.digest())}  ({snapshot.licence}; {snapshot.origin})")
-    if formats := formats_of(registry.ledger, snapshot):
-        typer.echo("read     " + ", ".join(formats))
     typer.echo("kept     " + ", ".join(f"{pool} {n}" for pool, n in snapshot.n_rows.items()))
     dropped = ", ".join(f"{reason} {n}" for reason, n in snapshot.n_dropped.items()) or "none"
     typer.echo(f"dropped  {dropped}")

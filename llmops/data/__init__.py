@@ -3,7 +3,7 @@
 from llmops.data.cases import cases_of, sample
 from llmops.data.config import DataConfig
 from llmops.data.rows import asked_digest, read_rows
-from llmops.data.snapshot import build_snapshot, find_snapshot, formats_of, gate_prompts, load_pool
+from llmops.data.snapshot import build_snapshot, find_snapshot, gate_prompts, load_pool
 
 __all__ = [
     "DataConfig",
@@ -11,7 +11,6 @@ __all__ = [
     "build_snapshot",
     "cases_of",
     "find_snapshot",
-    "formats_of",
     "gate_prompts",
     "load_pool",
     "read_rows",

@@ -20,7 +20,7 @@ from llmops.data.stored import StoredRows
 from llmops.errors import BadRequest, DataError, InvalidEvidence
 from llmops.ledger import Ledger
 from llmops.records import DatasetSnapshot, Dropped, Row
-from llmops.schema import JsonDict, Progress, digest_of, no_progress, short
+from llmops.schema import Progress, digest_of, no_progress, short
 from llmops.settings import load_yaml
 from llmops.store import Store, sha256_file
 
@@ -61,17 +61,11 @@ def build_snapshot(
         n_rows={name: len(pools[name]) for name in POOLS},
         n_dropped=dict(sorted(Counter(d.kind for d in sifted.dropped).items())),
         licence=config.licence,
-        origin=config.origin.replace("{python}", python_version()),
+        origin=config.origin.replace("{python}", python_version())
+        + (f"; read from {', '.join(formats)}" if formats else ""),
     )
-    _record(snapshot, config_digest(config, config_path.parent), formats, (store, ledger))
+    _record(snapshot, config_digest(config, config_path.parent), store, ledger)
     return snapshot
-
-
-def formats_of(ledger: Ledger, snapshot: DatasetSnapshot) -> list[str]:
-    """What the newest snapshot of this content was read from: each part with its format; empty for a builder's rows."""
-    digest = snapshot.digest()
-    found = [e for e in ledger.events("dataset.snapshotted") if e.body["snapshot"] == digest]
-    return list(found[-1].body.get("formats", [])) if found else []
 
 
 def config_digest(config: DataConfig, folder: Path) -> str:
@@ -177,16 +171,14 @@ def _require_within_budget(config: DataConfig, config_path: Path, sifted: Sifted
     )
 
 
-def _record(snapshot: DatasetSnapshot, config: str, formats: list[str], places: tuple[Store, Ledger]) -> None:
-    store, ledger = places
+def _record(snapshot: DatasetSnapshot, config: str, store: Store, ledger: Ledger) -> None:
     digest = store.put_record(snapshot)
-    body: JsonDict = {
+    body = {
         "name": snapshot.name,
         "snapshot": digest,
         "artifact": snapshot.artifact,
         "config": config,
     }
-    body |= {"formats": formats} if formats else {}
     earlier = [e for e in ledger.events("dataset.snapshotted") if e.body["name"] == snapshot.name]
     if not earlier or earlier[-1].body != body:
         ledger.append("dataset.snapshotted", body)

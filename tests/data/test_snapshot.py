@@ -178,7 +178,7 @@ def test_account_adds_up_and_every_dropped_line_is_listed(registry: Registry, tm
         registry, write_config(tmp_path, {"kind": "files", "paths": ["a.jsonl"]}, drop_budget_frac=0.1)
     )
     assert sum(snapshot.n_rows.values()) == 30
-    assert snapshot.n_dropped == {"duplicate": 1, "malformed JSON": 1, "no conversation": 1}
+    assert snapshot.n_dropped == {"duplicate": 1, "malformed JSON": 1, "missing field": 1}
     listed = (registry.store.path("dataset", snapshot.artifact) / "dropped.jsonl").read_text().splitlines()
     assert [json.loads(line)["source"] for line in listed] == ["a.jsonl:31", "a.jsonl:32", "a.jsonl:33"]
 

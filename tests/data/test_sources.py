@@ -181,13 +181,11 @@ def test_every_kind_of_source_builds_the_same_dataset_and_names_its_format(works
         for told, source in sources.items():
             done = run(workspace, "data", "build", str(config(root, source)))
             assert done.exit_code == 0, done.output
-            assert f"read     {told}\n" in done.output
-            assert f"read     {told}\n" in run(workspace, "data", "show", "mine").output
+            assert f"(CC0-1.0; a test; read from {told})\n" in done.output
+            assert f"read from {told})\n" in run(workspace, "data", "show", "mine").output
             snapshot = build_snapshot(root / "mine.yaml", registry.store, registry.ledger)
             rows = load_pool(registry.store, snapshot, "train") + load_pool(registry.store, snapshot, "gate")
             assert sorted(row.messages[0].content for row in rows) == sorted(row["prompt"] for row in ROWS)
-    event = registry.ledger.events("dataset.snapshotted")[-1]
-    assert event.body["formats"] == ["127.0.0.1/rows (prompt-completion)"]
 
 
 def test_preferences_make_no_dataset(workspace: Workspace) -> None:
