@@ -48,7 +48,7 @@ def find_aids(recipe: Recipe, base: Base, registry: Registry, where: Path) -> tu
         ConfigError: something that is named is not there, or does not fit the base.
         InvalidEvidence: an adapter's files were altered.
     """
-    if isinstance(recipe.method, Distill):
+    if isinstance(recipe.method, Distill) and isinstance(recipe.method.teacher, ModelTeacher):
         named, teacher = _teacher(recipe.method.teacher, base, registry, where)
         return _with_method(recipe, teacher=named), Aids(teacher)
     if isinstance(recipe.method, Grpo):
@@ -108,7 +108,7 @@ def _teacher(
     if found.contract.tokenizer_sha256 != base.contract.tokenizer_sha256:
         raise ConfigError(
             f"{place}: {found.ref} has another tokenizer than {base.ref}, so their tokens cannot be compared; give a "
-            "teacher of the same family, or learn its answers: write them to a file and use method sft"
+            "teacher of the same family, or serve it and learn its answers (teacher: {kind: endpoint, ...})"
         )
     update = {"base_model": found.ref, "adapter": record.adapter if record else None}
     folder = registry.verify(record) if record else None

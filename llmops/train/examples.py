@@ -13,8 +13,9 @@ from llmops.schema import Progress
 from llmops.train.frozen import Asked, freeze_judged, freeze_preferences
 from llmops.train.pairs import encode_all_judged, encode_pairs, judged_of_pairs, read_preferences
 from llmops.train.prompts import prompts_of_rows
-from llmops.train.recipe import Grpo, Kto, PreferenceSource, Recipe
+from llmops.train.recipe import Distill, EndpointTeacher, Grpo, Kto, PreferenceSource, Recipe
 from llmops.train.rows import Examples, encode_rows, read_source
+from llmops.train.teacher import answered
 
 
 def read_examples(
@@ -37,6 +38,7 @@ def read_examples(
         BadRequest: the dataset or the preferences are not there.
         DataError: the data cannot be read, or holds what the method does not learn from.
         LlmopsError: hub, database or endpoint cannot be reached, or the disk did not take it.
+        CouldNotRun: a teacher's endpoint does not answer.
         InvalidEvidence: a snapshot was altered.
     """
     asked = Asked(recipe.data, recipe.name, folder, progress)
@@ -45,12 +47,12 @@ def read_examples(
         return judged_of_pairs(pairs) if isinstance(recipe.method, Kto) else pairs
     if "conversations" in recipe.method.learns_from:
         source = read_source(recipe.data, recipe.name, folder, registry, progress)
+        if isinstance(recipe.method, Distill) and isinstance(recipe.method.teacher, EndpointTeacher):
+            source = answered(source, recipe, recipe.method.teacher, registry, progress)
         examples = encode_rows(source, recipe, *encoder, progress)
-        return (
-            prompts_of_rows(examples, source.rows, recipe, encoder)
-            if isinstance(recipe.method, Grpo)
-            else examples
-        )
+        if isinstance(recipe.method, Grpo):
+            return prompts_of_rows(examples, source.rows, recipe, encoder)
+        return examples
     if "judged" in recipe.method.learns_from:
         return encode_all_judged(freeze_judged(asked, registry), recipe, *encoder)
     frozen = freeze_preferences(asked, registry)

@@ -54,7 +54,8 @@ def prompts_of_rows(
 
     def ask(kept: Sequence[Example]) -> tuple[Asked, ...]:
         found = []
-        for example in kept:
+        # A row that became several examples has one prompt all the same.
+        for example in {example.source: example for example in reversed(kept)}.values():
             row = by_source[example.source]
             messages = row.messages
             prompt_ids = encode_prompt(*encoder, messages[:-1], row.tools)
@@ -67,7 +68,7 @@ def prompts_of_rows(
                 continue
             asked, answer = messages[:-1], messages[-1].content
             found.append(Asked(prompt_ids, example.token_ids, asked, answer, example.group, example.source))
-        return tuple(found)
+        return tuple(reversed(found))
 
     train, held_out = ask(examples.train), ask(examples.held_out)
     return Examples(examples.snapshot, train, held_out, tuple(dropped))

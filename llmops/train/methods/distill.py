@@ -16,10 +16,11 @@ from peft.helpers import disable_input_dtype_casting
 from transformers import PrinterCallback
 
 from llmops.train.loop import LabelScoredSFTTrainer, OnStep, StepReporter, label_logits
+from llmops.train.methods import sft
 from llmops.train.methods.sft import to_dataset, trainer_settings
 from llmops.train.model import adapter_config, load_base
 from llmops.train.order import n_steps_of, training_order
-from llmops.train.recipe import Distill, ModelTeacher, Recipe
+from llmops.train.recipe import Distill, EndpointTeacher, ModelTeacher, Recipe
 from llmops.train.rows import Example
 from llmops.train.session import (
     Session,
@@ -109,6 +110,8 @@ class DistillTrainer(LabelScoredSFTTrainer):
 def train_adapter(recipe: Recipe, session: Session[Example], on_step: OnStep) -> dict[str, float]:
     """Train, save the adapter into `session.adapter` and return the run's figures.
 
+    What a teacher behind an endpoint has answered is learnt by method sft, with that method's figures.
+
     Returns:
         Of the last ten steps: `train_loss`. Of the held-out rows, absent without any, in nats a label: the divergence
         `held_out_loss`, the student's own loss `held_out_nll`, both also before the first step (`..._start`), and
@@ -119,6 +122,8 @@ def train_adapter(recipe: Recipe, session: Session[Example], on_step: OnStep) ->
         StoreError: the disk did not take the adapter.
         CouldNotRun: the base or the teacher does not load.
     """
+    if isinstance(recipe.method, Distill) and isinstance(recipe.method.teacher, EndpointTeacher):
+        return sft.train_adapter(recipe, session, on_step)  # the rows have its answers already
     lengths = [example.n_tokens for example in session.examples.train]
     n_steps = n_steps_of(recipe, len(lengths))
     order = training_order(lengths, n_steps, recipe.batch, recipe.seed)
@@ -143,8 +148,8 @@ def build_trainer(
     recipe: Recipe, session: Session[Example], order: Sequence[int], on_step: OnStep
 ) -> DistillTrainer:
     """The trainer over the training rows in the given order, with its teacher loaded beside."""
-    if not isinstance(recipe.method, Distill):
-        raise TypeError(f"recipe {recipe.name}: its method is {recipe.method.kind}, not distill")
+    if not isinstance(recipe.method, Distill) or not isinstance(recipe.method.teacher, ModelTeacher):
+        raise TypeError(f"recipe {recipe.name}: its method has no model as its teacher")
     trainer = DistillTrainer(
         model=load_base(session.base, recipe, session.device),
         args=trainer_settings(recipe, session, len(order)),

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from llmops.engines.decoding import Decoding
 from llmops.train.recipe.settings import Settings
 
 LearnsFrom = Literal["conversations", "pairs", "judged"]
@@ -123,6 +124,31 @@ class ModelTeacher(Settings):
         return self
 
 
+class EndpointTeacher(Settings):
+    """A model behind any OpenAI endpoint, whose answers to the rows' prompts are learnt as by sft.
+
+    Answers are kept as they come, so that a run that was broken off asks for the missing ones alone. They are frozen as
+    a dataset snapshot that names endpoint, model and decoding. Rows whose answer is empty or was cut are dropped.
+    """
+
+    kind: Literal["endpoint"]
+    """A model that is asked for its answers over HTTP."""
+    url: str = Field(pattern=r"^https?://[^@\s]+$")
+    """The address that `/chat/completions` is put behind, as http://127.0.0.1:8000/v1."""
+    model: str
+    """The model's name there."""
+    decoding: Decoding
+    """How its answers are generated."""
+    concurrency: int = Field(8, ge=1)
+    """Questions under way at once."""
+    answer_s: float = Field(600.0, gt=0)
+    """Seconds after which an answer is given up."""
+    retry_s: float = Field(60.0, ge=0)
+    """Seconds for which a busy or missing endpoint is asked again."""
+    api_key_env: str | None = None
+    """Environment variable that holds the key; it is sent, and never written down."""
+
+
 class Distill(Settings):
     """Distillation: the student learns what a teacher says to the rows' prompts."""
 
@@ -130,8 +156,8 @@ class Distill(Settings):
 
     kind: Literal["distill"]
     """The training method."""
-    teacher: ModelTeacher
-    """Who is learnt from."""
+    teacher: Annotated[ModelTeacher | EndpointTeacher, Field(discriminator="kind")]
+    """Who is learnt from: distributions where the tokenizers are one, answers from anywhere else."""
 
 
 class PythonReward(Settings):
