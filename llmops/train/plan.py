@@ -74,9 +74,10 @@ def plan(recipe_path: Path, workspace: Workspace, folder: Path, progress: Progre
     require_tracker(tracking)
     progress(0, 0, "loading libraries")
     quiet_libraries()
-    from llmops.train.model import load_tokenizer, pick_device, require_quantization
+    from llmops.train.model import load_tokenizer, pick_device, pick_precision, require_quantization
 
     device = pick_device(recipe.device)
+    recipe = recipe.model_copy(update={"precision": pick_precision(recipe, device)})
     require_quantization(recipe)
     base = resolve_base(recipe.base_model, lambda note: progress(0, 0, note))
     registry = Registry.of(workspace)

@@ -23,7 +23,8 @@ from llmops.schema import no_progress
 from llmops.train import loop
 from llmops.train.finetune import finetune
 from llmops.train.methods.sft import build_trainer, rows_in_order, train_adapter, trainer_settings
-from llmops.train.model import load_base, lora_config, pick_device, require_quantization
+from llmops.train.model import load_base, lora_config, pick_device, pick_precision, require_quantization
+from llmops.train.plan import plan
 from llmops.train.recipe import Recipe, load_recipe
 from llmops.train.rows import Example, encode_rows, read_source
 from llmops.train.session import Session
@@ -284,3 +285,28 @@ def test_first_of_several_cuda_devices_is_chosen_and_a_cpu_machine_is_left_as_it
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     assert pick_device("cuda") == "cuda"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("able", "quantization", "expected"),
+    [
+        ({"avx2": True, "avx512_bf16": False}, "none", "fp32"),
+        ({"avx512_bf16": True}, "none", "bf16"),
+        ({"amx_bf16": True}, "none", "bf16"),
+        ({"bf16": True}, "none", "bf16"),  # ARM
+        ({"avx2": True}, "nf4", "bf16"),
+    ],
+)
+def test_precision_follows_what_the_processor_multiplies_in(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, able: dict[str, bool], quantization: str, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    recipe = load_recipe(bench.recipe(precision="auto", quantization=quantization))
+    assert pick_precision(recipe, "cpu") == expected
+    asked = load_recipe(bench.recipe(precision="bf16"))
+    assert pick_precision(asked, "cpu") == "bf16"
+    if quantization == "none":
+        path = bench.recipe(precision=None)
+        folder = bench.root / "planned"
+        folder.mkdir()
+        assert plan(path, bench.workspace, folder, no_progress).resolved["precision"] == expected

@@ -114,8 +114,9 @@ class Recipe(Settings):
     """How the learning rate falls after the warm-up."""
     warmup_frac: float = Field(0.0, ge=0, lt=1)
     """Fraction of the steps in which the learning rate rises from 0."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Type of the base model's weights and arithmetic; the adapter's own weights are always fp32."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Type of the base model's weights and arithmetic; the adapter's own weights are always fp32. auto: bf16 where the
+    device multiplies in it (GPUs; CPUs with AVX-512 bf16 or AMX), else fp32, which is several times faster there."""
     quantization: Literal["none", "nf4"] = "none"
     """nf4 holds the base model in 4 bits while training (QLoRA; needs bitsandbytes)."""
     gradient_checkpointing: bool = False
@@ -182,7 +183,7 @@ class Recipe(Settings):
     def _length(self) -> Recipe:
         if (self.n_steps is None) == (self.n_epochs is None):
             raise ValueError("give n_steps or n_epochs, one of them")
-        if self.quantization == "nf4" and self.precision != "bf16":
+        if self.quantization == "nf4" and self.precision == "fp32":
             raise ValueError("quantization: nf4 computes in bf16; set precision: bf16")
         if isinstance(self.method, Reward) and self.continue_from is not None:
             raise ValueError("continue_from: a reward model begins with the base; leave it out")
