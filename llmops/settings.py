@@ -145,8 +145,13 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def load_yaml(path: Path, model: type[C]) -> C:
+def load_yaml(path: Path, model: type[C], overrides: tuple[tuple[str, object], ...] = ()) -> C:
     """The config of class `model` in a YAML file.
+
+    Args:
+        path: the file.
+        model: what its settings must be.
+        overrides: dotted names of settings with the values that replace the file's; the last of a name counts.
 
     Raises:
         ConfigError: the file is missing, is not YAML, or has a wrong or unknown setting (named with its line of the
@@ -166,10 +171,26 @@ def load_yaml(path: Path, model: type[C]) -> C:
         ) from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: holds {type(data).__name__}, not settings; write `name: value` lines")
+    for name, value in overrides:
+        _override(data, name, value, path)
+    said = "".join(f" --set {name}={value}" for name, value in overrides)
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {explain(error, model)}") from None
+        raise ConfigError(f"{path}{said}: {explain(error, model)}") from None
+
+
+def _override(data: dict[str, object], name: str, value: object, path: Path) -> None:
+    *folders, last = name.split(".")
+    inner = data
+    for folder in folders:
+        found = inner.setdefault(folder, {})
+        if not isinstance(found, dict):
+            raise ConfigError(
+                f"{path}: --set {name}: {folder} is {found!r}, not a group of settings; correct the name"
+            )
+        inner = found
+    inner[last] = value
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:

@@ -132,6 +132,13 @@ def _reopen(client: Any, run_id: str | None) -> str | None:
     return run_id
 
 
+def tag_run(workspace: Workspace, run_id: str, tags: Mapping[str, str]) -> None:
+    """Put tags on a run of the workspace's MLflow database, by its tracker's id."""
+    client, _ = _open(workspace)
+    for name, value in tags.items():
+        client.set_tag(run_id, name, value)
+
+
 def start_tracking(kind: Literal["mlflow", "none"], workspace: Workspace, run: TrackedRun) -> Tracker:
     """Begin to show a run.
 

@@ -29,6 +29,7 @@ from llmops.cli import (
     release,
     serve,
     status,
+    sweep,
     upkeep,
 )
 from llmops.errors import EXIT_COULD_NOT_RUN, LlmopsError
@@ -47,6 +48,7 @@ app = typer.Typer(
 app.add_typer(base.app, name="base")
 app.add_typer(data.app, name="data")
 app.command("finetune")(finetune.finetune)
+app.command("sweep")(sweep.sweep)
 app.add_typer(adapter.app, name="adapter")
 app.command("merge")(export.merge)
 app.command("export")(export.export)

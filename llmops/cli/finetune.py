@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +14,10 @@ from llmops.ledger import Event
 from llmops.records import AdapterRecord, DatasetSnapshot, PreferenceSnapshot
 from llmops.registry.adapters import Registry
 from llmops.schema import short
-from llmops.settings import find_workspace
+from llmops.settings import Workspace, find_workspace
+
+if TYPE_CHECKING:
+    from llmops.train.recipe import Overrides
 
 PROVABLE_NATS = 0.1  # twice what rounding to bfloat16 alone changes; see llmops/engines/proof.py
 
@@ -31,21 +34,68 @@ def finetune(
     run: Annotated[
         str | None, typer.Option(help="With --resume: the run to go on with, or the beginning of its id.")
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Replace a setting of the recipe: NAME=VALUE, such as lora.r=8."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the adapter's record and lineage.")] = False,
 ) -> None:
     """Train the LoRA adapter a recipe describes and register it under its digest."""
-    from llmops.train.finetune import finetune as train
-    from llmops.train.finetune import resume as go_on
-
     if recipe is None and not resume:
         raise BadRequest("finetune: no recipe is given; name a file, or give --resume to go on with a run")
     if run and not resume:
         raise BadRequest("finetune: --run says which run to go on with; give --resume too")
-    workspace = find_workspace()
+    if settings and resume:
+        raise BadRequest("finetune: --set with --resume: a run goes on as it began; leave --set out")
+    from llmops.train.recipe import parse_override, set_words
+
+    workspace, overrides = find_workspace(), tuple(parse_override(text) for text in settings or ())
+    words = (*_words(resume, run, json), *set_words(overrides))
+    if recipe is not None and _as_one_of_several(recipe, workspace, overrides, words):
+        return
+    from llmops.train.finetune import finetune as train
+    from llmops.train.finetune import resume as go_on
+
     with progress("finetune") as report:
-        started = train(recipe, workspace, report) if recipe and not resume else None
+        started = train(recipe, workspace, report, overrides) if recipe and not resume else None
         record = started or go_on(recipe, workspace, report, run)
     print_adapter(Registry.of(workspace), record, json)
+
+
+def _words(resume: bool, run: str | None, json: bool) -> tuple[str, ...]:
+    """The options of this command, as its processes get them."""
+    flags = {"--resume": resume, "--json": json}
+    return (*(w for w, given in flags.items() if given), *(("--run", run) if run else ()))
+
+
+def _as_one_of_several(
+    recipe: Path, workspace: Workspace, overrides: Overrides, words: tuple[str, ...]
+) -> bool:
+    """Start the processes of a recipe that asks for several, or be one of them; False where this process shall train.
+
+    Under torchrun the first process prints the adapter.
+    """
+    from llmops.train.ranks import place, started_by_launcher
+    from llmops.train.recipe import load_recipe
+
+    launch = load_recipe(recipe, overrides).launch
+    if not place().first:
+        from llmops.train.follow import follow
+
+        follow(recipe, workspace, overrides)
+        return True
+    if launch.processes == 1 or started_by_launcher():
+        return False
+    if launch.runner == "ray":
+        from llmops.train.ray_runner import start_on_ray
+
+        registry = Registry.of(workspace)
+        record = registry.adapter(start_on_ray(recipe, workspace, overrides, "--resume" in words))
+        print_adapter(registry, record, "--json" in words)
+        return True
+    from llmops.train.launch import start_elastic
+
+    raise typer.Exit(start_elastic(launch.processes, workspace, (str(recipe), *words)))
 
 
 def print_adapter(registry: Registry, record: AdapterRecord, json: bool) -> None:

@@ -90,6 +90,20 @@ class Registry:
         self.ledger.append("adapter.registered", body)
         return record
 
+    def make_newest(self, adapter: str) -> AdapterRecord:
+        """Write an adapter's registration into the ledger once more, so that its name means it; nothing if it does.
+
+        Raises:
+            BadRequest: no such adapter.
+        """
+        events = [e for e in self.ledger.events("adapter.registered") if e.body["adapter"] == adapter]
+        if not events:
+            raise BadRequest(f"adapter {adapter}: no such adapter; `llmops adapter list` shows them")
+        record = self.store.get_record(AdapterRecord, str(events[-1].body["record"]))
+        if self.adapter(record.name).adapter != adapter:
+            self.ledger.append("adapter.registered", events[-1].body)
+        return record
+
     def adapters(self) -> list[AdapterRecord]:
         """All registered adapters, oldest first; each once, as it was registered last."""
         newest = {

@@ -21,12 +21,13 @@ from llmops.schema import Progress, no_progress
 from llmops.settings import Workspace
 from llmops.tracking import TrackedRun, Tracker, start_tracking
 from llmops.train.curve import Curve
+from llmops.train.follow import Shared, meet, share
 from llmops.train.interrupt import Stop, listening
 from llmops.train.lineage import hardware, installed_packages
 from llmops.train.methods import TRAIN
 from llmops.train.plan import Plan, plan
 from llmops.train.probes import change_nats, choose_probes, compute_probes, require_change, require_effect
-from llmops.train.recipe import Reward, load_recipe
+from llmops.train.recipe import Overrides, Reward, load_recipe
 from llmops.train.resume import find_resumable, inputs_of, require_same, write_inputs
 from llmops.train.rewards import compute_reward_probes, require_spread
 from llmops.train.run import METRICS_FILE, RECIPE_FILE, Run, begin, cut_metrics, recorded
@@ -47,13 +48,16 @@ class Work:
     resume: Checkpoint | None = None
 
 
-def finetune(recipe_path: Path, workspace: Workspace, progress: Progress = no_progress) -> AdapterRecord:
+def finetune(
+    recipe_path: Path, workspace: Workspace, progress: Progress = no_progress, overrides: Overrides = ()
+) -> AdapterRecord:
     """Train the adapter a recipe describes and register it.
 
     Args:
         recipe_path: a YAML file, see `llmops.train.recipe`.
         workspace: where data, store and ledger are.
         progress: told (step, steps, loss and speed) while training and what is done before and after.
+        overrides: settings that replace the file's.
 
     Returns:
         The record of the registered adapter.
@@ -65,12 +69,13 @@ def finetune(recipe_path: Path, workspace: Workspace, progress: Progress = no_pr
         Interrupted: Ctrl-C or SIGTERM; what was trained so far is saved and the message says how to go on.
         StoreError: the disk did not take a file; nothing is registered.
     """
-    name = load_recipe(recipe_path).name
+    recipe = load_recipe(recipe_path, overrides)
     registry = Registry.of(workspace)
-    run = begin(name, recipe_path, workspace)
+    run = begin(recipe.name, recipe_path, workspace, overrides)
     with recorded(run, registry.ledger), listening() as stop:
         registry.ledger.append("run.started", {"run": run.id})
-        planned = plan(recipe_path, workspace, run.folder, progress)
+        meet(recipe, recipe_path)
+        planned = plan(recipe_path, workspace, run.folder, progress, overrides)
         return _run(Work(planned, run, stop), workspace, progress)
 
 
@@ -98,7 +103,8 @@ def resume(
     found = find_resumable(recipe_path, name, run_id, workspace, registry.ledger)
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            planned = plan(found.run.recipe_file, workspace, Path(scratch), progress)
+            run = found.run
+            planned = plan(run.recipe_file, workspace, Path(scratch), progress, run.overrides)
         require_same(found, inputs_of(planned, found.run.recipe_file))
     except BaseException:
         found.run.lock.release()
@@ -107,6 +113,7 @@ def resume(
         step = found.checkpoint.step
         registry.ledger.append("run.resumed", {"run": found.run.id, "step": step})
         discard_unusable(found.run.folder, after=step)
+        meet(planned.recipe, found.run.recipe_file)
         work = Work(planned, found.run, stop, found.checkpoint)
         return _run(work, workspace, progress, found.inputs.get("tracking_run"))
 
@@ -119,7 +126,8 @@ def _run(
     (run.folder / RECIPE_FILE).write_text(json.dumps(written, indent=1, sort_keys=True) + "\n")
     tracked = _tracked(planned, run, tracking_run)
     tracker = start_tracking(planned.recipe.tracking or "none", workspace, tracked)
-    write_inputs(run.folder, inputs_of(planned, run.recipe_file) | {"tracking_run": tracker.run_id})
+    how = {"tracking_run": tracker.run_id, "overrides": run.overrides}
+    write_inputs(run.folder, inputs_of(planned, run.recipe_file) | how)
     try:
         figures, probes = _train(work, tracker, progress)
         lineage = _lineage(planned, run, figures, tracker.run_id)
@@ -160,6 +168,7 @@ def _train(
     done = work.resume.step if work.resume else 0
     progress(done, steps, "loading the base model")
     with Curve(run.folder / METRICS_FILE, cut_metrics(run.folder, done), tracker, progress) as curve:
+        share(Shared(planned, run.folder / SCRATCH, work.resume.folder if work.resume else None))
         session = _session(work)
         figures = TRAIN[planned.recipe.method.kind](planned.recipe, session, curve.on_step)
         steps = int(figures["n_steps"])

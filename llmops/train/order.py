@@ -29,7 +29,7 @@ def n_steps_of(recipe: Recipe, n_rows: int) -> int:
     copies = (
         recipe.method.n_answers if isinstance(recipe.method, Grpo) else 1
     )  # a prompt is as many rows of a step
-    return math.ceil((recipe.n_epochs or 0) * n_rows * copies / recipe.batch.n_rows)
+    return math.ceil((recipe.n_epochs or 0) * n_rows * copies / recipe.step_batch.n_rows)
 
 
 def training_order(lengths: Sequence[int], n_steps: int, batch: Batch, seed: int) -> list[int]:

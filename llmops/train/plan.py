@@ -25,7 +25,7 @@ from llmops.train.examples import read_examples
 from llmops.train.libraries import quiet_libraries
 from llmops.train.order import n_sequences, n_steps_of
 from llmops.train.parent import Parent, continue_recipe
-from llmops.train.recipe import Recipe, Reward, load_recipe
+from llmops.train.recipe import Overrides, Recipe, Reward, load_recipe
 from llmops.train.rows import Examples
 
 
@@ -54,7 +54,9 @@ class Plan:
         return digest_of(self.resolved)
 
 
-def plan(recipe_path: Path, workspace: Workspace, folder: Path, progress: Progress) -> Plan:
+def plan(
+    recipe_path: Path, workspace: Workspace, folder: Path, progress: Progress, overrides: Overrides = ()
+) -> Plan:
     """Check a recipe against its base, its data and the engines that shall serve its adapter.
 
     Args:
@@ -62,6 +64,7 @@ def plan(recipe_path: Path, workspace: Workspace, folder: Path, progress: Progre
         workspace: where data and state are.
         folder: an existing folder that gets `dropped.jsonl`, and `quarantine.jsonl` if a row is dropped.
         progress: told what is being looked at.
+        overrides: settings that replace the file's.
 
     Raises:
         ConfigError: a setting is wrong, does not fit the base, cannot be served, or needs what is not installed.
@@ -69,7 +72,7 @@ def plan(recipe_path: Path, workspace: Workspace, folder: Path, progress: Progre
         BadRequest: the base, the dataset or the preferences are not there.
         InvalidEvidence: the data's snapshot, or the adapter that is continued, was altered.
     """
-    recipe = load_recipe(recipe_path)
+    recipe = load_recipe(recipe_path, overrides)
     tracking = recipe.tracking or workspace.config.tracking
     require_tracker(tracking)
     progress(0, 0, "loading libraries")

@@ -7,7 +7,7 @@ those it began with: anything else would give an adapter that no unbroken run co
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from llmops.schema import JsonDict, short
 from llmops.settings import Workspace
 from llmops.tracking import flatten
 from llmops.train.plan import Plan
-from llmops.train.processes import n_processes
+from llmops.train.ranks import place
 from llmops.train.run import Run, take_up
 
 SHAPELESS = ("checkpoint", "tracking", "report_to")
@@ -45,7 +45,7 @@ def inputs_of(planned: Plan, recipe_file: Path) -> JsonDict:
         "base": planned.base.digest,
         "prompt_contract": planned.contract.digest(),
         "libraries": _libraries(),
-        "n_processes": n_processes(),
+        "n_processes": place().world,
     }
 
 
@@ -88,6 +88,7 @@ def find_resumable(
         if name is not None and candidate.inputs["recipe"]["name"] != name:
             continue
         taken = take_up(candidate.folder, recipe_file or Path(candidate.inputs["recipe_file"]), workspace)
+        taken = replace(taken, overrides=tuple((n, v) for n, v in candidate.inputs.get("overrides", ())))
         if checkpoint := newest_whole(candidate.folder):
             return Resumed(taken, checkpoint, candidate.inputs)
         taken.lock.release()

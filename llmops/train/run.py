@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import traceback
 import uuid
@@ -25,6 +26,7 @@ from llmops.ledger import Ledger
 from llmops.schema import JsonDict
 from llmops.settings import RUN_LOCK, RUN_SCRATCH, Workspace, now
 from llmops.train.lineage import GitState, git_state
+from llmops.train.recipe import Overrides, set_words
 
 RECIPE_FILE, METRICS_FILE, ERROR_FILE = "recipe.json", "metrics.jsonl", "error.txt"
 
@@ -41,9 +43,15 @@ class Run:
     git: GitState | None
     lock: FileLock
     recipe_file: Path
+    overrides: Overrides = ()
+
+    @property
+    def words(self) -> str:
+        """What follows `llmops finetune` to run the same again."""
+        return " ".join(shlex.quote(word) for word in (str(self.recipe_file), *set_words(self.overrides)))
 
 
-def begin(name: str, recipe_file: Path, workspace: Workspace) -> Run:
+def begin(name: str, recipe_file: Path, workspace: Workspace, overrides: Overrides = ()) -> Run:
     """A new run of the recipe called `name`, held by this process.
 
     Raises:
@@ -60,7 +68,7 @@ def begin(name: str, recipe_file: Path, workspace: Workspace) -> Run:
         raise StoreError(
             f"{folder}: cannot be made ({error.strerror}); free space or fix permissions"
         ) from error
-    return Run(run_id, folder, git_state(workspace.root), lock, recipe_file)
+    return Run(run_id, folder, git_state(workspace.root), lock, recipe_file, overrides)
 
 
 def take_up(folder: Path, recipe_file: Path, workspace: Workspace) -> Run:
@@ -125,7 +133,7 @@ def how_to_go_on(run: Run) -> str:
     """What to type to get the adapter after all: resume behind the newest whole checkpoint, or begin again."""
     newest = checkpoints.newest_whole(run.folder)
     if newest is None:
-        return f"run it again: llmops finetune {run.recipe_file}"
+        return f"run it again: llmops finetune {run.words}"
     return f"go on behind step {newest.step}: llmops finetune --resume {run.recipe_file}"
 
 

@@ -22,8 +22,10 @@ from llmops.train.aids import Aids
 from llmops.train.loop import OnStep
 from llmops.train.model import load_adapter_weights, load_tokenizer
 from llmops.train.order import padding_frac
+from llmops.train.ranks import place
 from llmops.train.recipe import Recipe
 from llmops.train.rows import E, Examples
+from llmops.train.sharding import SETTINGS, sharded_frac, whole_adapter
 from llmops.train.steps import Control, HeldOut, StepControl
 
 N_LAST = 10  # steps whose loss is averaged for the run's closing figure
@@ -105,7 +107,8 @@ def shared_settings(recipe: Recipe, session: Session[E], n_steps: int) -> JsonDi
         "eval_strategy": "no",
         "disable_tqdm": True,
         "push_to_hub": False,
-    }
+        "ddp_find_unused_parameters": False,
+    } | (SETTINGS if recipe.launch.strategy == "fsdp" else {})
 
 
 def _with_warmup(schedule: str) -> str:
@@ -203,13 +206,16 @@ def token_figures(lengths: Sequence[int], order: Sequence[int], per_pass: int) -
 
 
 def save_adapter(model: Any, folder: Path) -> None:
-    """Write the adapter as a PEFT folder.
+    """Write the adapter as a PEFT folder; of several processes the first writes, and all must call.
 
     Raises:
         StoreError: the disk did not take it.
     """
+    gathered = {"state_dict": whole_adapter(model)} if sharded_frac(model) else {}
+    if not place().first:
+        return
     try:
-        model.save_pretrained(str(folder), save_embedding_layers=False)
+        model.save_pretrained(str(folder), save_embedding_layers=False, **gathered)
     except (OSError, SafetensorError) as error:
         raise StoreError(
             f"{folder}: the adapter could not be written ({error}); free space and run the recipe again"

@@ -21,7 +21,7 @@ from llmops.schema import JsonDict
 from llmops.train.early import Lowest
 from llmops.train.interrupt import Stop
 from llmops.train.loop import IGNORED
-from llmops.train.processes import any_process, is_main, wait_for_all
+from llmops.train.ranks import any_of_all, place, wait_for_all
 from llmops.train.recipe.control import Checkpoints, EarlyStopping
 
 EVERY_S = 600.0  # between checkpoints of a recipe that names no number of steps
@@ -81,7 +81,6 @@ class StepControl(TrainerCallback):  # type: ignore[misc]
     def __init__(self, trainer: Any, control: Control, held_out: HeldOut | None) -> None:
         """Watch `trainer`, whose folder gets the checkpoints; `held_out` is what early stopping looks at."""
         self.model, self.folder = trainer.model, Path(trainer.args.output_dir)
-        self.device = trainer.args.device.type
         self.control, self.held_out = control, held_out
         self.tally = Tally(trainer)
         self.lowest = Lowest(control.early_stopping) if control.early_stopping else None
@@ -106,7 +105,7 @@ class StepControl(TrainerCallback):  # type: ignore[misc]
             if self.lowest.exhausted:
                 control.should_training_stop = True
                 return  # nothing to go on with: resuming an older checkpoint comes to the same end
-        self.interrupted = any_process(self.control.stop.asked, self.device)
+        self.interrupted = any_of_all(self.control.stop.asked)
         if self.interrupted:
             control.should_training_stop = True
         if self.interrupted or (self._due(state.global_step) and not last):
@@ -122,7 +121,7 @@ class StepControl(TrainerCallback):  # type: ignore[misc]
     def on_save(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
         """Complete what the trainer has written, and make it whole."""
         wait_for_all()
-        if is_main():
+        if place().first:
             folder = self.folder / f"checkpoint-{state.global_step}"
             kept = {"train_s": self.train_s, "lowest": self.lowest.state() if self.lowest else None}
             (folder / STATE_FILE).write_text(json.dumps(kept))
@@ -149,7 +148,7 @@ class StepControl(TrainerCallback):  # type: ignore[misc]
         every = self.control.checkpoint.every_n_steps
         if every is not None:
             return step % every == 0
-        return any_process(time.monotonic() - self._saved >= EVERY_S, self.device)
+        return any_of_all(time.monotonic() - self._saved >= EVERY_S)
 
     def _look(self, lowest: Lowest, step: int) -> None:
         if self.held_out is None:

@@ -126,14 +126,14 @@ def train_adapter(recipe: Recipe, session: Session[Example], on_step: OnStep) ->
         return sft.train_adapter(recipe, session, on_step)  # the rows have its answers already
     lengths = [example.n_tokens for example in session.examples.train]
     n_steps = n_steps_of(recipe, len(lengths))
-    order = training_order(lengths, n_steps, recipe.batch, recipe.seed)
+    order = training_order(lengths, n_steps, recipe.step_batch, recipe.seed)
     trainer = build_trainer(recipe, session, order, Watch(recipe, on_step))
     with disable_input_dtype_casting(trainer.model, active=recipe.precision == "bf16"):
         before = _held_out(trainer, recipe, session.examples.held_out)
         held_out = session.examples.held_out
         trained = run_trainer(trainer, session, lambda: _held_out(trainer, recipe, held_out)["held_out_loss"])
         after = _held_out(trainer, recipe, session.examples.held_out)
-    order = order[: trained.n_steps * recipe.batch.n_rows]
+    order = order[: trained.n_steps * recipe.step_batch.n_rows]
     save_adapter(trainer.model, session.adapter)
     return {
         **trained.figures,

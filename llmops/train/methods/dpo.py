@@ -159,7 +159,7 @@ def train_adapter(recipe: Recipe, session: Session[Pair], on_step: OnStep) -> di
     """
     pairs, held_out = session.examples.train, session.examples.held_out
     n_steps = n_steps_of(recipe, len(pairs))
-    order = training_order([pair.n_tokens for pair in pairs], n_steps, recipe.batch, recipe.seed)
+    order = training_order([pair.n_tokens for pair in pairs], n_steps, recipe.step_batch, recipe.seed)
     started = time.monotonic()
     trainer = build_trainer(recipe, session, order, Watch(recipe, on_step))
     with disable_input_dtype_casting(trainer.model, active=recipe.precision == "bf16"):
@@ -169,7 +169,7 @@ def train_adapter(recipe: Recipe, session: Session[Pair], on_step: OnStep) -> di
             trainer, session, lambda: _held_out(trainer, recipe, held_out, reference)["held_out_loss"]
         )
         figures = _held_out(trainer, recipe, held_out, reference)
-    order = order[: trained.n_steps * recipe.batch.n_rows]
+    order = order[: trained.n_steps * recipe.step_batch.n_rows]
     sides = [length for pair in pairs for length in pair.lengths]
     read = [side for i in order for side in (2 * i, 2 * i + 1)]
     save_adapter(trainer.model, session.adapter)
@@ -214,7 +214,7 @@ def trainer_settings(recipe: Recipe, session: Session[Pair], n_pairs: int) -> DP
     method = _method(recipe)
     losses = {method.loss: 1.0} | ({"sft": method.sft_weight} if method.sft_weight else {})
     return DPOConfig(
-        **shared_settings(recipe, session, n_pairs // recipe.batch.n_rows),
+        **shared_settings(recipe, session, n_pairs // recipe.step_batch.n_rows),
         beta=method.beta,
         loss_type=list(losses),
         loss_weights=list(losses.values()),

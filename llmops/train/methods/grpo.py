@@ -149,7 +149,7 @@ def train_adapter(recipe: Recipe, session: Session[Asked], on_step: OnStep) -> d
     save_adapter(trainer.model, session.adapter)
     last = [line for line in trainer.state.log_history if "reward" in line][-N_LAST:]
     means = {name: sum(f[name] for f in last) / len(last) for name in ("reward", "answer_tokens", "cut_frac")}
-    n_asked = trained.n_steps * recipe.batch.n_rows // _method(recipe).n_answers
+    n_asked = trained.n_steps * recipe.step_batch.n_rows // _method(recipe).n_answers
     own = {
         **{f"train_{name}": value for name, value in means.items()},
         "n_epochs": n_asked / len(prompts),
@@ -161,7 +161,7 @@ def train_adapter(recipe: Recipe, session: Session[Asked], on_step: OnStep) -> d
 
 def prompt_order(recipe: Recipe, prompts: Sequence[Asked], n_steps: int) -> list[int]:
     """Numbers of the prompts in the order they are asked, as many a step as its answers make groups."""
-    per_step = recipe.batch.n_rows // _method(recipe).n_answers
+    per_step = recipe.step_batch.n_rows // _method(recipe).n_answers
     steps = Batch(per_device=per_step, group_by_length=recipe.batch.group_by_length)
     return training_order([prompt.n_tokens for prompt in prompts], n_steps, steps, recipe.seed)
 
@@ -220,7 +220,7 @@ def _method(recipe: Recipe) -> Grpo:
 def trainer_settings(recipe: Recipe, session: Session[Asked], n_prompts: int) -> GRPOConfig:
     """TRL's settings for a recipe over `n_prompts` ordered prompts; none that shapes the result is left out."""
     method = _method(recipe)
-    shared = shared_settings(recipe, session, n_prompts * method.n_answers // recipe.batch.n_rows)
+    shared = shared_settings(recipe, session, n_prompts * method.n_answers // recipe.step_batch.n_rows)
     shared.pop("max_length")  # prompts are never cut, and TRL has no such setting here
     return GRPOConfig(
         **shared,

@@ -140,7 +140,7 @@ def train_adapter(recipe: Recipe, session: Session[Judged], on_step: OnStep) -> 
     rows, held_out = session.examples.train, session.examples.held_out
     lengths = [row.n_tokens for row in rows]
     n_steps = n_steps_of(recipe, len(rows))
-    order = training_order(lengths, n_steps, recipe.batch, recipe.seed)
+    order = training_order(lengths, n_steps, recipe.step_batch, recipe.seed)
     started = time.monotonic()
     trainer = build_trainer(recipe, session, order, Watch(recipe, on_step))
     with disable_input_dtype_casting(trainer.model, active=recipe.precision == "bf16"):
@@ -152,7 +152,7 @@ def train_adapter(recipe: Recipe, session: Session[Judged], on_step: OnStep) -> 
         figures = _held_out(trainer, recipe, held_out, reference)
     save_adapter(trainer.model, session.adapter)
     n_good = sum(row.good for row in rows)
-    order = order[: trained.n_steps * recipe.batch.n_rows]
+    order = order[: trained.n_steps * recipe.step_batch.n_rows]
     own = {
         "n_good": float(n_good),
         "n_bad": float(len(rows) - n_good),
@@ -196,7 +196,7 @@ def trainer_settings(recipe: Recipe, session: Session[Judged], n_rows: int) -> K
     """TRL's settings for a recipe over `n_rows` ordered answers; TRL's own trainer would minimise the same loss."""
     method = _method(recipe)
     return KTOConfig(
-        **shared_settings(recipe, session, n_rows // recipe.batch.n_rows),
+        **shared_settings(recipe, session, n_rows // recipe.step_batch.n_rows),
         loss_type="kto",
         beta=method.beta,
         desirable_weight=method.good_weight,

@@ -57,13 +57,13 @@ def train_adapter(recipe: Recipe, session: Session[Pair], on_step: OnStep) -> di
     """
     pairs, held_out = session.examples.train, session.examples.held_out
     n_steps = n_steps_of(recipe, len(pairs))
-    order = training_order([pair.n_tokens for pair in pairs], n_steps, recipe.batch, recipe.seed)
+    order = training_order([pair.n_tokens for pair in pairs], n_steps, recipe.step_batch, recipe.seed)
     trainer = build_trainer(recipe, session, order, Watch(recipe, on_step))
     with disable_input_dtype_casting(trainer.model, active=recipe.precision == "bf16"):
         before = _held_out(trainer, recipe, held_out)
         trained = run_trainer(trainer, session, lambda: _held_out(trainer, recipe, held_out)["held_out_loss"])
         after = _held_out(trainer, recipe, held_out)
-    order = order[: trained.n_steps * recipe.batch.n_rows]
+    order = order[: trained.n_steps * recipe.step_batch.n_rows]
     sides = [length for pair in pairs for length in pair.lengths]
     read = [side for i in order for side in (2 * i, 2 * i + 1)]
     save_adapter(trainer.model, session.adapter)
@@ -101,7 +101,7 @@ def trainer_settings(recipe: Recipe, session: Session[Pair], n_pairs: int) -> Re
     if not isinstance(recipe.method, Reward):
         raise TypeError(f"recipe {recipe.name}: its method is {recipe.method.kind}, not reward")
     return RewardConfig(
-        **shared_settings(recipe, session, n_pairs // recipe.batch.n_rows),
+        **shared_settings(recipe, session, n_pairs // recipe.step_batch.n_rows),
         center_rewards_coefficient=recipe.method.center_weight or None,
         disable_dropout=True,
     )

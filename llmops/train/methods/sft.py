@@ -57,7 +57,7 @@ def train_adapter(recipe: Recipe, session: Session[Example], on_step: OnStep) ->
                 require_apart(trainer.model, trainer.model.config.get_text_config().vocab_size, recipe.name)
         trained = run_trainer(trainer, session, lambda: _mean_loss(trainer, _by_length(session), recipe))
         held_out = _held_out(trainer, recipe, session)
-    rows = rows[: trained.n_steps * recipe.batch.n_rows]
+    rows = rows[: trained.n_steps * recipe.step_batch.n_rows]
     figures = trained.figures | {
         "n_epochs": sum(map(len, rows)) / len(lengths),
         **token_figures(
@@ -75,8 +75,8 @@ def rows_in_order(recipe: Recipe, lengths: Sequence[int]) -> list[list[int]]:
     """
     n_steps = n_steps_of(recipe, n_sequences(recipe, lengths))
     if recipe.batch.packing:
-        return packed_order(lengths, n_steps * recipe.batch.n_rows, pack_tokens_of(recipe), recipe.seed)
-    return [[i] for i in training_order(lengths, n_steps, recipe.batch, recipe.seed)]
+        return packed_order(lengths, n_steps * recipe.step_batch.n_rows, pack_tokens_of(recipe), recipe.seed)
+    return [[i] for i in training_order(lengths, n_steps, recipe.step_batch, recipe.seed)]
 
 
 def build_trainer(
@@ -107,7 +107,7 @@ def build_trainer(
 
 def trainer_settings(recipe: Recipe, session: Session[Example], n_rows: int) -> SFTConfig:
     """TRL's settings for a recipe over `n_rows` ordered rows, which come with labels: nothing is left to prepare."""
-    shared = shared_settings(recipe, session, n_rows // recipe.batch.n_rows)
+    shared = shared_settings(recipe, session, n_rows // recipe.step_batch.n_rows)
     return SFTConfig(**shared, dataset_kwargs={"skip_prepare_dataset": True})
 
 

@@ -5,19 +5,23 @@ Reads a recipe's file; imports no machine learning library.
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from llmops.errors import BadRequest
+from llmops.errors import BadRequest, ConfigError
 from llmops.records import PromptContract
 from llmops.registry.adapters import require_name
 from llmops.settings import load_yaml
 from llmops.train.recipe.adapter import Lora, Merge
 from llmops.train.recipe.batch import Batch
 from llmops.train.recipe.control import Checkpoints, EarlyStopping
+from llmops.train.recipe.launch import Launch
 from llmops.train.recipe.methods import (
     AdapterReward,
     Distill,
@@ -45,6 +49,7 @@ from llmops.train.recipe.sources import (
     SqlSource,
     parts_of,
 )
+from llmops.train.recipe.sweep import Range, Sweep
 
 __all__ = [
     "AdapterReward",
@@ -61,6 +66,7 @@ __all__ = [
     "HttpSource",
     "HubSource",
     "Kto",
+    "Launch",
     "Lora",
     "Merge",
     "Method",
@@ -70,10 +76,12 @@ __all__ = [
     "Orpo",
     "PreferenceSource",
     "PythonReward",
+    "Range",
     "Recipe",
     "Reward",
     "Sft",
     "SqlSource",
+    "Sweep",
     "load_recipe",
 ]
 
@@ -133,6 +141,10 @@ class Recipe(Settings):
     """Where parameters and curves are shown; unset: what llmops.yaml says. metrics.jsonl is always written."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto: a CUDA device if there is one."""
+    launch: Launch = Launch()
+    """In how many processes to train."""
+    sweep: Sweep | None = Field(None, exclude=True)
+    """What `llmops sweep` may change, and what it looks for; `llmops finetune` does not read it."""
 
     @field_validator("name")
     @classmethod
@@ -174,6 +186,23 @@ class Recipe(Settings):
         ):
             raise ValueError(f"{method.kind} compares answers and trains without dropout; leave dropout at 0")
         return value
+
+    @field_validator("launch")
+    @classmethod
+    def _fits_processes(cls, value: Launch, info: ValidationInfo) -> Launch:
+        if isinstance(info.data.get("method"), Grpo) and value.processes > 1:
+            raise ValueError("grpo samples and trains in one process; leave launch out")
+        return value
+
+    @property
+    def step_batch(self) -> Batch:
+        """The rows of one step over all processes, as one process would take them: passes of all count together.
+
+        Process p of n takes passes p, p + n, ... of the order (accelerate's sharding of a sequential sampler), so equal
+        orders mean equal steps however many processes share them.
+        """
+        n_passes = self.batch.accumulation * self.launch.processes
+        return self.batch.model_copy(update={"accumulation": n_passes})
 
     def contract_on(self, base: PromptContract) -> PromptContract:
         """The base model's prompt contract with this recipe's default system prompt."""
@@ -222,10 +251,46 @@ class Recipe(Settings):
         return self
 
 
-def load_recipe(path: Path) -> Recipe:
-    """The recipe in a YAML file.
+Overrides = tuple[tuple[str, Any], ...]
+"""Settings that replace a recipe's: dotted name and value, as `--set` gives them."""
+
+
+def load_recipe(path: Path, overrides: Overrides = ()) -> Recipe:
+    """The recipe in a YAML file, with some of its settings replaced.
 
     Raises:
         ConfigError: the file is missing, is not YAML, or has a wrong or unknown setting.
     """
-    return load_yaml(path, Recipe)
+    return load_yaml(path, Recipe, overrides)
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """A `--set` option's dotted name and its value, which is YAML.
+
+    >>> parse_override("lora.r=8")
+    ('lora.r', 8)
+
+    Raises:
+        ConfigError: it is not NAME=VALUE.
+    """
+    name, equals, value = text.partition("=")
+    try:
+        found = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {text}: the value is not YAML; quote it") from None
+    if not equals or not name:
+        raise ConfigError(f"--set {text}: is not NAME=VALUE, such as lora.r=8")
+    # YAML 1.1 reads 1e-4 as text; every other program reads a number.
+    if isinstance(found, str) and value.strip() == found:
+        with suppress(ValueError):
+            found = float(found)
+    return name, found
+
+
+def set_words(overrides: Overrides) -> tuple[str, ...]:
+    """Overrides as the options of `llmops finetune` that give them.
+
+    >>> set_words((("lora.r", 8),))
+    ('--set', 'lora.r=8')
+    """
+    return tuple(word for name, value in overrides for word in ("--set", f"{name}={json.dumps(value)}"))
