@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -207,12 +208,13 @@ def _probe(planned: Plan, folder: Path) -> tuple[Probes | RewardProbes, dict[str
     Raises:
         TrainingFailed: it does not differ.
     """
-    examples = (*planned.examples.held_out, *planned.examples.train)
     where = f"adapter {planned.recipe.name}"
     if isinstance(planned.recipe.method, Reward):
-        rewards = compute_reward_probes(planned.base.path, folder, examples, planned.device)
+        pairs = (*planned.examples.held_out, *planned.examples.train)
+        rewards = compute_reward_probes(planned.base.path, folder, pairs, planned.device)
         return rewards, {"reward_spread": require_spread(rewards, where)}
-    token_ids = choose_probes([example.token_ids for example in examples])
+    examples = chain(planned.examples.held_out, planned.examples.train)
+    token_ids = choose_probes(example.token_ids for example in examples)
     probes = compute_probes(planned.base.path, folder, token_ids, planned.device)
     effects = {"effect_nats": require_effect(probes, where)}
     if planned.parent:

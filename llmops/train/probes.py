@@ -6,7 +6,7 @@ The adapter is read back from its saved files: what is measured is what will be 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ steps of a preference round, which need not reach `MIN_EFFECT_NATS`, to 1e-2 and
 TokenRows = Sequence[Sequence[int]]
 
 
-def choose_probes(conversations: TokenRows) -> tuple[tuple[int, ...], ...]:
+def choose_probes(conversations: Iterable[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
     """Eight token sequences of 2 to 128 tokens for probing: conversations that fit whole first, in the given order.
 
     Longer ones are cut at their start's first 128 tokens, and only used when fewer than eight fit.
@@ -35,9 +35,14 @@ def choose_probes(conversations: TokenRows) -> tuple[tuple[int, ...], ...]:
     Raises:
         TrainingFailed: there is no conversation of at least 2 tokens.
     """
-    usable = [tuple(row) for row in conversations if len(row) > 1]
-    whole = [row for row in usable if len(row) <= MAX_PROBE_TOKENS]
-    cut = [row[:MAX_PROBE_TOKENS] for row in usable if len(row) > MAX_PROBE_TOKENS]
+    whole: list[tuple[int, ...]] = []
+    cut: list[tuple[int, ...]] = []
+    for row in conversations:
+        fitting = whole if len(row) <= MAX_PROBE_TOKENS else cut
+        if len(row) > 1 and len(fitting) < N_PROBES:
+            fitting.append(tuple(row[:MAX_PROBE_TOKENS]))
+        if len(whole) == N_PROBES:
+            break
     chosen = tuple((whole + cut)[:N_PROBES])
     if not chosen:
         raise TrainingFailed(

@@ -10,20 +10,23 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, overload
 
 from llmops.chat import Encoded, Encoder, Tokenizer, encode_many
 from llmops.data.quarantine import row_text
 from llmops.data.snapshot import find_snapshot, stored_pool
 from llmops.errors import RowRefused
-from llmops.records import DatasetSnapshot, Dropped, PreferenceSnapshot, PromptContract, Row
+from llmops.records import DatasetSnapshot, Dropped, Message, PreferenceSnapshot, PromptContract, Row
 from llmops.registry.adapters import Registry
 from llmops.schema import Progress, no_progress
 from llmops.train.frozen import Asked, freeze_rows
 from llmops.train.recipe import AnySource, DatasetSource, Recipe
+from llmops.train.spool import SpooledExamples, hold_out_spooled
 
 SPLIT_OFF = "answers in sequences of their own"
 UNRENDERED = "rows whose reasoning the template leaves out"
+IN_MEMORY_ROWS = 200_000
+"""Conversations beyond which encoded rows are kept on disk: they may be larger than memory."""
 _REPORT_EVERY = 500
 
 
@@ -131,8 +134,8 @@ class Examples(Generic[E]):
     """A recipe's rows, all accounted for."""
 
     snapshot: DatasetSnapshot | PreferenceSnapshot
-    train: tuple[E, ...]
-    held_out: tuple[E, ...]
+    train: Sequence[E]
+    held_out: Sequence[E]
     dropped: tuple[Dropped, ...]
     notes: Mapping[str, int] = field(default_factory=dict)
 
@@ -183,11 +186,13 @@ def encode_rows(
     that is too many is for `require_within_budget`. A conversation with turns that its template writes otherwise later
     becomes several examples, all of its group (`llmops.chat.masks`).
     """
-    kept: list[Example] = []
+    kept: list[Example] | SpooledExamples = []
+    if len(source.rows) > IN_MEMORY_ROWS:
+        kept = SpooledExamples(recipe.seed)
     dropped = list(source.dropped)
     notes: Counter[str] = Counter()
     encoder = Encoder(tokenizer, contract)
-    found = encode_many(encoder, [(row.messages, row.tools) for row in source.rows])
+    found = encode_many(encoder, _Conversations(source.rows))
     for i, (row, sequences) in enumerate(zip(source.rows, found, strict=True)):
         if i % _REPORT_EVERY == 0:
             progress(0, 0, f"encoding rows: {i:,} of {len(source.rows):,}")
@@ -199,11 +204,36 @@ def encode_rows(
         if reason or isinstance(sequences, RowRefused):
             dropped.append(Dropped(row.source, str(reason), row_text(row)))
             continue
-        kept += [Example(one, row.group, row.source) for one in sequences]
+        kept.extend([Example(one, row.group, row.source) for one in sequences])
         notes[SPLIT_OFF] += len(sequences) - 1
         notes[UNRENDERED] += bool(sequences[0].unrendered)
-    train, held_out = hold_out(kept, recipe.held_out_frac, recipe.seed)
-    return Examples(source.snapshot, tuple(train), tuple(held_out), tuple(dropped), +notes)
+    train, held_out = (
+        hold_out(kept, recipe.held_out_frac, recipe.seed)
+        if isinstance(kept, list)
+        else hold_out_spooled(kept, recipe.held_out_frac)
+    )
+    return Examples(source.snapshot, train, held_out, tuple(dropped), +notes)
+
+
+class _Conversations(Sequence[tuple[tuple[Message, ...], str | None]]):
+    """Turns and tools of rows, looked up when they are asked for."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[tuple[Message, ...], str | None]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[tuple[Message, ...], str | None]]: ...
+
+    def __getitem__(self, index: int | slice) -> object:
+        if isinstance(index, slice):
+            return [(row.messages, row.tools) for row in self._rows[index]]
+        return self._rows[index].messages, self._rows[index].tools
 
 
 def too_long(n_tokens: int, recipe: Recipe) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from llmops.train.documents import PackedCollator, require_apart
 from llmops.train.loop import IGNORED, LabelScoredSFTTrainer, OnStep, StepReporter, label_nll, unmasked
+from llmops.train.mapped import mapped_dataset
 from llmops.train.model import adapter_config, load_base
 from llmops.train.order import n_sequences, n_steps_of, pack_tokens_of, training_order
 from llmops.train.packing import packed_order
@@ -31,6 +33,7 @@ from llmops.train.session import (
     tokenizer_with_padding,
     without_dropout,
 )
+from llmops.train.spool import ChosenExamples
 
 
 def train_adapter(recipe: Recipe, session: Session[Example], on_step: OnStep) -> dict[str, float]:
@@ -87,10 +90,11 @@ def build_trainer(
     Its adapter is freshly made from the recipe's seed, or has the weights of the one that is continued.
     """
     examples, tokenizer = session.examples.train, tokenizer_with_padding(session.base)
+    scratch = session.scratch if isinstance(examples, ChosenExamples) else None
     if recipe.batch.packing:
-        dataset, collator = to_packed_dataset(examples, rows), PackedCollator(tokenizer.pad_token_id)
+        dataset, collator = to_packed_dataset(examples, rows, scratch), PackedCollator(tokenizer.pad_token_id)
     else:
-        dataset, collator = to_dataset(examples).select([i for row in rows for i in row]), None
+        dataset, collator = to_dataset(examples, scratch).select([i for row in rows for i in row]), None
     trainer = LabelScoredSFTTrainer(
         model=load_base(session.base, recipe, session.device),
         args=trainer_settings(recipe, session, len(rows)),
@@ -111,22 +115,37 @@ def trainer_settings(recipe: Recipe, session: Session[Example], n_rows: int) -> 
     return SFTConfig(**shared, dataset_kwargs={"skip_prepare_dataset": True})
 
 
-def to_dataset(examples: Sequence[Example]) -> Dataset:
-    """Rows as TRL takes them ready-made: input_ids and labels, `IGNORED` where our loss mask is 0."""
-    ids = [list(e.encoded.input_ids) for e in examples]
-    masks = [e.encoded.loss_mask for e in examples]
-    labels = [
-        [token if scored else IGNORED for token, scored in zip(row, mask, strict=True)]
-        for row, mask in zip(ids, masks, strict=True)
-    ]
-    return Dataset.from_dict({"input_ids": ids, "labels": labels})
+def to_dataset(examples: Sequence[Example], scratch: Path | None = None) -> Dataset:
+    """Rows as TRL takes them ready-made: input_ids and labels, `IGNORED` where our loss mask is 0.
+
+    In memory, or mapped from a file in the folder `scratch`.
+    """
+    rows = map(_columns, examples)
+    if scratch is not None:
+        return mapped_dataset(rows, ("input_ids", "labels"), scratch / "examples.arrow")
+    return Dataset.from_list(list(rows))
 
 
-def to_packed_dataset(examples: Sequence[Example], rows: Sequence[Sequence[int]]) -> Dataset:
+def to_packed_dataset(
+    examples: Sequence[Example], rows: Sequence[Sequence[int]], scratch: Path | None = None
+) -> Dataset:
     """Packed rows for `PackedCollator`: the examples' tokens and labels one after the other, and where they end."""
-    alone = to_dataset(examples).to_dict()
-    joined = {name: [[token for i in row for token in alone[name][i]] for row in rows] for name in alone}
-    return Dataset.from_dict(joined | {"seq_lengths": [[examples[i].n_tokens for i in row] for row in rows]})
+    packed = (_packed([examples[i] for i in row]) for row in rows)
+    if scratch is not None:
+        return mapped_dataset(packed, ("input_ids", "labels", "seq_lengths"), scratch / "packed.arrow")
+    return Dataset.from_list(list(packed))
+
+
+def _columns(example: Example) -> dict[str, list[int]]:
+    ids, mask = example.encoded.input_ids, example.encoded.loss_mask
+    labels = [token if scored else IGNORED for token, scored in zip(ids, mask, strict=True)]
+    return {"input_ids": list(ids), "labels": labels}
+
+
+def _packed(examples: Sequence[Example]) -> dict[str, list[int]]:
+    alone = [_columns(example) for example in examples]
+    joined = {name: [token for one in alone for token in one[name]] for name in ("input_ids", "labels")}
+    return {**joined, "seq_lengths": [example.n_tokens for example in examples]}
 
 
 def _held_out(trainer: Any, recipe: Recipe, session: Session[Example]) -> dict[str, float]:
