@@ -9,21 +9,21 @@ workspaces: they lie under `LLMOPS_CACHE` (default `~/.cache/llmops`).
 from __future__ import annotations
 
 import os
+from collections.abc import Hashable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from llmops.errors import BadRequest, ConfigError
+from llmops.explain import explain
 
 MARKER = "llmops.yaml"
 RUN_LOCK = "lock"
 """File in a run's folder that whoever works on the run holds; the kernel takes it back however the process ends."""
-HIDDEN_INPUT = "hidden_input"
-"""Type of a validator's error whose input is never shown: it may be a secret."""
 RUN_SCRATCH = ("adapter", "trainer")
 """Folders of a run that are removed when it ends; logs and metrics stay."""
 
@@ -158,7 +158,7 @@ def load_yaml(path: Path, model: type[C], overrides: tuple[tuple[str, object], .
             tree, its value, and the nearest known name).
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _OnceLoader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; check the path") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -169,6 +169,8 @@ def load_yaml(path: Path, model: type[C], overrides: tuple[tuple[str, object], .
         raise ConfigError(
             f"{path}{line}: not YAML ({getattr(error, 'problem', error)}); mend the file"
         ) from None
+    if data is None:
+        raise ConfigError(f"{path}: is empty; write `name: value` lines")
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: holds {type(data).__name__}, not settings; write `name: value` lines")
     for name, value in overrides:
@@ -177,7 +179,7 @@ def load_yaml(path: Path, model: type[C], overrides: tuple[tuple[str, object], .
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"{path}{said}: {explain(error, model)}") from None
+        raise ConfigError(f"{path}{said}: {explain(error, model, data)}") from None
 
 
 def _override(data: dict[str, object], name: str, value: object, path: Path) -> None:
@@ -193,38 +195,20 @@ def _override(data: dict[str, object], name: str, value: object, path: Path) -> 
     inner[last] = value
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first fault of a pydantic error as `where: what, with the value; what to do`."""
-    from difflib import get_close_matches
+class _OnceLoader(yaml.SafeLoader):
+    """Reads plain values, and refuses a name that is given twice, of which YAML would keep the last in silence."""
 
-    # A misspelt setting is often also a missing one; its own name is the better lead.
-    faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
-    first = faults[0]
-    where = ".".join(str(part) for part in first["loc"]) or "settings"
-    if first["type"] == "extra_forbidden":
-        names = sorted(known_settings(model))
-        # Compare whole paths first, then the last part alone: `lora.rnk` -> `lora.r`.
-        close = get_close_matches(where, names, n=1, cutoff=0.5)
-        hint = (
-            f"did you mean {close[0]}?" if close else "known: " + ", ".join(n for n in names if "." not in n)
-        )
-        return f"{where} is not a setting; {hint}"
-    if first["type"] == "missing":
-        return f"{where} is missing; add it"
-    if first["type"] == HIDDEN_INPUT:
-        return f"{where} {first['msg']}"
-    return f"{where}: {first['msg'].removeprefix('Value error, ')} (found {first['input']!r}); correct it"
-
-
-def known_settings(model: type[BaseModel], prefix: str = "") -> set[str]:
-    """Dotted names of every setting of a config class, through nested classes and unions of them."""
-    names: set[str] = set()
-    for name, info in model.model_fields.items():
-        names.add(prefix + name)
-        stack: list[object] = [info.annotation]
-        while stack:
-            kind = stack.pop()
-            stack.extend(get_args(kind))
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                names |= known_settings(kind, f"{prefix}{name}.")
-    return names
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """The mapping, if all its names differ."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if (
+                isinstance(key, yaml.ScalarNode)
+                and key.value in seen
+                and key.tag != "tag:yaml.org,2002:merge"
+            ):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value} is given twice, keep one", key.start_mark
+                )
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else "")
+        return super().construct_mapping(node, deep)

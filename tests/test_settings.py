@@ -52,8 +52,9 @@ def test_folder_outside_any_workspace_is_refused(tmp_path: Path) -> None:
         ("lora: {}\n", r"sft\.yaml: name is missing; add it"),
         ("name: x\nlora: {r: many}\n", r"sft\.yaml: lora\.r: .*integer.*\(found 'many'\)"),
         ("name: [x\n", r"sft\.yaml:2: not YAML"),
+        ("name: x\nlora: {r: 1}\nname: y\n", r"sft\.yaml:3: not YAML \(name is given twice, keep one\)"),
         ("- a\n", r"sft\.yaml: holds list, not settings"),
-        ("", r"sft\.yaml: holds NoneType, not settings"),
+        ("", r"sft\.yaml: is empty; write"),
     ],
 )
 def test_wrong_yaml_gets_one_line_that_names_the_fault(tmp_path: Path, text: str, message: str) -> None:

@@ -46,10 +46,6 @@ def require_within_budget(examples: Examples[Any], recipe: Recipe, listing: Path
         raise DataError(f"data of {recipe.name}: has no rows; give files or a dataset with at least one")
     if examples.train and n_dropped <= recipe.drop_budget_frac * n_all:
         return
-    if not n_dropped:
-        raise DataError(
-            f"data of {recipe.name}: all {n_all:,} rows are held out, none is left to train on; lower held_out_frac"
-        )
     first = "; ".join(f"{d.source}: {d.reason}" for d in examples.dropped[:N_NAMED])
     counts = ", ".join(f"{kind} {n:,}" for kind, n in Counter(d.kind for d in examples.dropped).most_common())
     raise DataError(

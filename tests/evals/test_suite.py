@@ -77,7 +77,7 @@ def test_cases_come_from_the_gate_pool_alone(room: Room) -> None:
     asked = {c.messages for c in suite.cases}
     assert asked <= pools["gate"]
     assert not asked & (pools["train"] | pools["rate"])
-    with pytest.raises(ConfigError, match=r"cases\.dataset\.pool: Input should be 'gate' or 'rate'"):
+    with pytest.raises(ConfigError, match=r"cases\.pool: must be one of gate, rate"):
         load_suite(room.suite(cases={"kind": "dataset", "name": "questions", "pool": "train"}), room.registry)
 
 

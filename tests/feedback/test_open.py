@@ -387,7 +387,10 @@ TRAIN = {
 }  # fmt: skip
 WRONG: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "no purpose": (lambda c: c.pop("purpose"), "purpose is missing"),
-    "another purpose": (lambda c: c.update(purpose="fun"), "purpose: Input should be 'gate' or 'train'"),
+    "another purpose": (
+        lambda c: c.update(purpose="fun"),
+        "purpose: must be one of gate, train .found 'fun'.",
+    ),
     "misspelt": (lambda c: c.update(n_item=5), "n_item is not a setting; did you mean n_items"),
     "greedy": (lambda c: c["decoding"].update(temperature=0), "decoding.temperature: .*greater than 0"),
     "seed": (lambda c: c["decoding"].update(seed=1), "decoding.seed is not a setting"),

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from llmops.settings import HIDDEN_INPUT
+from llmops.explain import HIDDEN_INPUT
 
 SECRET_NAME = re.compile(
     r"pass|pwd|token|secret|credential|api_?key|access_?key|^key$|sig(nature)?$", re.IGNORECASE

@@ -211,7 +211,8 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _length(self) -> Recipe:
         if (self.n_steps is None) == (self.n_epochs is None):
-            raise ValueError("give n_steps or n_epochs, one of them")
+            which = "neither is" if self.n_steps is None else "both are"
+            raise ValueError(f"n_steps, n_epochs: {which} given; give one of them")
         if self.quantization == "nf4" and self.precision == "fp32":
             raise ValueError("quantization: nf4 computes in bf16; set precision: bf16")
         if isinstance(self.method, Reward) and self.continue_from is not None:

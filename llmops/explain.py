@@ -1,0 +1,108 @@
+"""Faults of settings in words: the first one of a pydantic error as `where: what, with the value; what to do`.
+
+Reads no files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import get_args
+
+from pydantic import BaseModel, ValidationError
+
+HIDDEN_INPUT = "hidden_input"
+"""Type of a validator's error whose input is never shown: it may be a secret."""
+
+
+def explain(error: ValidationError, model: type[BaseModel], data: object = None) -> str:
+    """The first fault of a pydantic error as `where: what, with the value; what to do`.
+
+    `data` is what was validated: with it, names of variants (`kind`) are left out of places.
+    """
+    # A misspelt setting is often also a missing one; its own name is the better lead.
+    faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
+    first, kind = faults[0], faults[0]["type"]
+    where = ".".join(_place(first["loc"], data))
+    context = first.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"{where} is not a setting; {_nearest_setting(where, model)}"
+    if kind in ("missing", "union_tag_not_found"):
+        tag = "." + str(context["discriminator"]).strip("'") if "discriminator" in context else ""
+        return f"{where}{tag} is missing; add it"
+    if kind == "union_tag_invalid":
+        where = f"{where}.{str(context['discriminator']).strip(chr(39))}"
+        return f"{where}: {_choice(str(context['tag']), context['expected_tags'])}"
+    if kind == "literal_error":
+        return f"{where}: {_choice(first['input'], context['expected'].replace(' or ', ', '))}"
+    if kind == HIDDEN_INPUT:
+        return f"{where} {first['msg']}"
+    said = _MUST_BE.get(kind) or first["msg"].removeprefix("Value error, ").replace(
+        "Input should be", "must be"
+    )
+    found = (
+        ""
+        if len(repr(first["input"])) > _SHOWN or repr(first["input"]) in said
+        else f" (found {first['input']!r})"
+    )
+    if kind == "value_error" and ";" in said:  # our own words, which say what to do
+        return f"{where}: {said}" if where else said
+    return f"{where or 'settings'}: {said}{found}; correct it"
+
+
+_SHOWN = 60  # characters; longer values are not repeated in messages
+_MUST_BE = {
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "dict_type": "must be `name: value` lines of its own",
+    "model_type": "must be `name: value` lines of its own",
+    "model_attributes_type": "must be `name: value` lines of its own",
+}
+
+
+def _place(parts: Sequence[int | str], data: object) -> list[str]:
+    """A fault's place without the names of variants, which pydantic puts between: they are values, not names."""
+    names = []
+    for part in parts:
+        if (
+            isinstance(data, dict)
+            and part not in data
+            and part in [v for v in data.values() if isinstance(v, str)]
+        ):
+            continue
+        names.append(str(part))
+        try:
+            data = data[part]  # type: ignore[index]
+        except (KeyError, IndexError, TypeError):
+            data = None
+    return names
+
+
+def _choice(found: object, expected: str) -> str:
+    """What to say of a word that is none of those expected (`'a', 'b'`)."""
+    words = [word.strip().strip("'") for word in expected.split(",")]
+    close = get_close_matches(str(found), words, n=1, cutoff=0.6)
+    hint = f"did you mean {close[0]}?" if close else "choose one of them"
+    one_of = "one of " if len(words) > 1 else ""
+    return f"must be {one_of}{', '.join(words)} (found {found!r}); {hint}"
+
+
+def _nearest_setting(where: str, model: type[BaseModel]) -> str:
+    names = sorted(known_settings(model))
+    # Compare whole paths first, then the last part alone: `lora.rnk` -> `lora.r`.
+    close = get_close_matches(where, names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else "known: " + ", ".join(n for n in names if "." not in n)
+
+
+def known_settings(model: type[BaseModel], prefix: str = "") -> set[str]:
+    """Dotted names of every setting of a config class, through nested classes and unions of them."""
+    names: set[str] = set()
+    for name, info in model.model_fields.items():
+        names.add(prefix + name)
+        stack: list[object] = [info.annotation]
+        while stack:
+            kind = stack.pop()
+            stack.extend(get_args(kind))
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                names |= known_settings(kind, f"{prefix}{name}.")
+    return names
