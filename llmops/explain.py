@@ -40,14 +40,18 @@ def explain(error: ValidationError, model: type[BaseModel], data: object = None)
     said = _MUST_BE.get(kind) or first["msg"].removeprefix("Value error, ").replace(
         "Input should be", "must be"
     )
-    found = (
-        ""
-        if len(repr(first["input"])) > _SHOWN or repr(first["input"]) in said
-        else f" (found {first['input']!r})"
-    )
+    found = _found(first["input"], said)
     if kind == "value_error" and ";" in said:  # our own words, which say what to do
-        return f"{where}: {said}" if where else said
+        what, _, advice = said.partition(";")
+        return f"{where}: {what}{found};{advice}" if where else said
     return f"{where or 'settings'}: {said}{found}; correct it"
+
+
+def _found(value: object, said: str) -> str:
+    """The value that is at fault, if it is short and was not named yet."""
+    spelt = repr(value)
+    whole = isinstance(value, dict) and len(value) > 1
+    return "" if whole or len(spelt) > _SHOWN or spelt in said else f" (found {spelt})"
 
 
 _SHOWN = 60  # characters; longer values are not repeated in messages
