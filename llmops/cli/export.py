@@ -28,14 +28,15 @@ Format = Annotated[
     str,
     typer.Option(
         "--as",
-        help="peft (the adapter alone), safetensors or gguf (merged).",
+        help="peft (the adapter alone), safetensors or gguf (merged), compressed (quantised for vLLM).",
     ),
 ]
 Type = Annotated[
     str | None,
     typer.Option(
         "--type",
-        help="Type of the weights. safetensors: bf16, fp32, fp16; gguf: f16, f32, bf16, q8_0.",
+        help="Type of the weights. safetensors: bf16, fp32, fp16; gguf: f16, f32, bf16, q8_0; "
+        "compressed: w8a8, fp8, w4a16.",
     ),
 ]
 ToleranceNats = Annotated[

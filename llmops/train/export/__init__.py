@@ -22,6 +22,7 @@ Writer = Callable[["Source", Path, str, "Tolerance", Progress], "Exported"]
 FORMATS: dict[str, tuple[str, ...]] = {
     "safetensors": ("bf16", "fp32", "fp16"),
     "peft": ("fp32",),
+    "compressed": ("w8a8", "fp8", "w4a16"),
     "gguf": ("f16", "f32", "bf16", "q8_0"),
 }
 """What can be written, and the types of weights each can have; the first is the usual one."""
@@ -73,4 +74,15 @@ def _gguf(source: Source, out: Path, dtype: str, tolerance: Tolerance, progress:
     return write_gguf(source, out, dtype, tolerance, progress)
 
 
-_WRITERS: dict[str, Writer] = {"safetensors": _safetensors, "peft": _peft, "gguf": _gguf}
+def _compressed(source: Source, out: Path, dtype: str, tolerance: Tolerance, progress: Progress) -> Exported:
+    from llmops.train.export.compressed import write_compressed
+
+    return write_compressed(source, out, dtype, tolerance, progress)
+
+
+_WRITERS: dict[str, Writer] = {
+    "safetensors": _safetensors,
+    "peft": _peft,
+    "gguf": _gguf,
+    "compressed": _compressed,
+}

@@ -181,10 +181,18 @@ def require_plain(base: Base) -> None:
         )
 
 
+def small_files(base: Base) -> list[Path]:
+    """The base's files that are no weights: configuration, tokenizer, chat template."""
+    return [
+        path
+        for path in sorted(base.path.iterdir())
+        if path.is_file() and not path.name.startswith(".") and not path.name.endswith(_NOT_COPIED)
+    ]
+
+
 def _copy_small_files(base: Base, folder: Path, dtype: str) -> None:
-    for path in sorted(base.path.iterdir()):
-        if path.is_file() and not path.name.startswith(".") and not path.name.endswith(_NOT_COPIED):
-            shutil.copyfile(path, folder / path.name)
+    for path in small_files(base):
+        shutil.copyfile(path, folder / path.name)
     config: JsonDict = json.loads((base.path / "config.json").read_text())
     config.pop("torch_dtype", None)  # what older transformers called it
     config["dtype"] = TORCH_NAMES[dtype]

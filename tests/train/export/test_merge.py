@@ -145,7 +145,7 @@ def test_a_model_without_the_adapter_in_it_is_refused_and_removed(
     monkeypatch.setattr("llmops.train.export.weights._merge", lambda layer, weight, name: weight)
     said = llmops("merge", "docs", shop.root / "merged", "--tolerance", 5)
     assert said.code == 4
-    assert "over half of all that the adapter changes" in said.error
+    assert "keep 0% of what it changes on its probes, 75% is the least" in said.error
     assert not list(shop.root.glob("*merged*"))
 
 
