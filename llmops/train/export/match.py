@@ -2,6 +2,14 @@
 
 Log-probabilities are compared with those the trainer stored; greedy answers are the adapter's own, fed to the written
 model, which must prefer the same tokens. All arithmetic is fp32: what differs is what writing has rounded away.
+
+Where the tolerances come from: SmolLM2-135M-Instruct, LoRA r=16 on all linear layers after 5 steps (effect 0.50 nats a
+token), 8 probes, read back by transformers 5.19 on a CPU, November 2026; differences in nats a token:
+
+    written as      mean       largest   greedy tokens equal
+    fp32            0.0000045  0.000036  62 of 62
+    fp16            0.0016     0.0099    62 of 62
+    bf16            0.048      0.38      62 of 62
 """
 
 from __future__ import annotations
@@ -194,6 +202,8 @@ def require_match(match: Match, where: str) -> None:
 
 
 def tolerance_for(dtype: str, mean_nats: float | None) -> Tolerance:
-    """The tolerance of a type of weights; another mean where one is given."""
+    """The tolerance of a type of weights; with another mean where one is given, and the rest in proportion."""
     usual = TOLERANCES[dtype]
-    return usual if mean_nats is None else Tolerance(mean_nats, usual.tie_nats)
+    if mean_nats is None:
+        return usual
+    return Tolerance(mean_nats, usual.tie_nats * mean_nats / usual.mean_nats)

