@@ -95,10 +95,15 @@ def _recipe(text: str, where: str, change: Change) -> str:
         "max_tokens": change.row_tokens,
         "drop_budget_frac": change.own.drop_too_long_frac,
     }
-    if shipped["method"]["kind"] == "sft":
+    method = shipped["method"]
+    if method["kind"] in ("sft", "distill"):
         values["n_steps"] = shape.n_steps(shipped["n_steps"], shipped["batch"]["per_device"])
     else:  # answers that were sampled: to any prompt, as long as the longest
         values["max_tokens"] = min(shape.most_tokens + shape.answer_tokens, change.model_tokens)
+    if "max_answer_tokens" in method:
+        values["max_answer_tokens"] = shape.answer_tokens
+    if "decoding" in method.get("teacher", {}):
+        values["decoding"] = method["teacher"]["decoding"] | {"max_tokens": shape.answer_tokens}
     return with_values(text, values, where)
 
 
