@@ -27,6 +27,7 @@ from llmops.cli import (
     lineage,
     quickstart,
     release,
+    reproduce,
     serve,
     status,
     sweep,
@@ -42,13 +43,16 @@ app = typer.Typer(
     add_completion=False,
     help=(
         "From a base model to a served, rated and improving one.\n\n"
-        "Exit codes: 0 done or PASS, 1 FAIL, 2 bad request, 3 INCONCLUSIVE, 4 INVALID evidence, 5 could not run."
+        "Exit codes: 0 done or PASS, 1 FAIL, 2 bad request, 3 INCONCLUSIVE, 4 INVALID evidence, 5 could not run, "
+        "130 or 143 ended by Ctrl-C or SIGTERM."
     ),
 )
 app.add_typer(base.app, name="base")
 app.add_typer(data.app, name="data")
 app.command("finetune")(finetune.finetune)
 app.command("sweep")(sweep.sweep)
+app.command("verify-resume")(reproduce.verify_resume)
+app.command("reproduce")(reproduce.reproduce)
 app.add_typer(adapter.app, name="adapter")
 app.command("merge")(export.merge)
 app.command("export")(export.export)

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from llmops.chat import Tokenizer
-from llmops.records import PromptContract
+from llmops.data.snapshot import stored_pool
+from llmops.data.stored import StoredRows
+from llmops.errors import InvalidEvidence
+from llmops.ratings.preferences import load_pairs
+from llmops.records import (
+    DatasetSnapshot,
+    Labelled,
+    Lineage,
+    Preference,
+    PreferenceSnapshot,
+    PromptContract,
+)
 from llmops.registry.adapters import Registry
 from llmops.schema import Progress
-from llmops.train.frozen import Asked, freeze_judged, freeze_preferences
+from llmops.train.frozen import TRAIN_FILE, Asked, Frozen, freeze_judged, freeze_preferences, labelled_of_line
 from llmops.train.pairs import encode_all_judged, encode_pairs, judged_of_pairs, read_preferences
 from llmops.train.prompts import prompts_of_rows
 from llmops.train.recipe import Distill, EndpointTeacher, Grpo, Kto, PreferenceSource, Recipe
-from llmops.train.rows import Examples, encode_rows, read_source
+from llmops.train.rows import Examples, Source, encode_rows, read_source
 from llmops.train.teacher import answered
 
 
@@ -43,18 +55,51 @@ def read_examples(
     """
     asked = Asked(recipe.data, recipe.name, folder, progress)
     if isinstance(recipe.data, PreferenceSource):
-        pairs = encode_pairs(read_preferences(recipe.data, registry), recipe, *encoder)
-        return judged_of_pairs(pairs) if isinstance(recipe.method, Kto) else pairs
+        return encode_found(read_preferences(recipe.data, registry), recipe, encoder, progress)
     if "conversations" in recipe.method.learns_from:
         source = read_source(recipe.data, recipe.name, folder, registry, progress)
         if isinstance(recipe.method, Distill) and isinstance(recipe.method.teacher, EndpointTeacher):
             source = answered(source, recipe, recipe.method.teacher, registry, progress)
-        examples = encode_rows(source, recipe, *encoder, progress)
-        if isinstance(recipe.method, Grpo):
-            return prompts_of_rows(examples, source.rows, recipe, encoder)
-        return examples
+        return encode_found(source, recipe, encoder, progress)
     if "judged" in recipe.method.learns_from:
-        return encode_all_judged(freeze_judged(asked, registry), recipe, *encoder)
+        return encode_found(freeze_judged(asked, registry), recipe, encoder, progress)
     frozen = freeze_preferences(asked, registry)
-    pairs = encode_pairs((frozen.snapshot, frozen.rows), recipe, *encoder)
+    pairs = encode_found((frozen.snapshot, frozen.rows), recipe, encoder, progress)
     return replace(pairs, dropped=frozen.dropped + pairs.dropped)
+
+
+def encode_found(
+    found: Source | Frozen[DatasetSnapshot, Labelled] | tuple[PreferenceSnapshot, Sequence[Preference]],
+    recipe: Recipe,
+    encoder: tuple[Tokenizer, PromptContract],
+    progress: Progress,
+) -> Examples[Any]:
+    """Conversations, judged answers or preferences that were read, in the form the recipe's method learns from."""
+    if isinstance(found, Source):
+        examples = encode_rows(found, recipe, *encoder, progress)
+        if isinstance(recipe.method, Grpo):
+            return prompts_of_rows(examples, found.rows, recipe, encoder)
+        return examples
+    if isinstance(found, Frozen):
+        return encode_all_judged(found, recipe, *encoder)
+    pairs = encode_pairs(found, recipe, *encoder)
+    return judged_of_pairs(pairs) if isinstance(recipe.method, Kto) else pairs
+
+
+def read_again(lineage: Lineage, recipe: Recipe, registry: Registry) -> Any:
+    """What `encode_found` takes, read from the snapshot that a lineage names: the same rows as were trained on.
+
+    Raises:
+        InvalidEvidence: the snapshot is gone or altered, or the lineage names none.
+    """
+    if lineage.preferences:
+        pairs = registry.store.get_record(PreferenceSnapshot, lineage.preferences)
+        return pairs, load_pairs(registry.store, pairs)
+    if lineage.dataset is None:
+        raise InvalidEvidence("lineage: names no rows; the record is damaged")
+    snapshot = registry.store.get_record(DatasetSnapshot, lineage.dataset)
+    if "conversations" in recipe.method.learns_from:
+        pool = getattr(recipe.data, "pool", "train")
+        return Source(snapshot, stored_pool(registry.store, snapshot, pool), ())
+    path = registry.store.verify("dataset", snapshot.artifact) / TRAIN_FILE
+    return Frozen(snapshot, StoredRows(path, labelled_of_line), ())

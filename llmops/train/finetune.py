@@ -9,28 +9,26 @@ from __future__ import annotations
 import json
 import tempfile
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmops.checkpoints import Checkpoint, discard_unusable
+from llmops.checkpoints import INPUTS_FILE, Checkpoint, discard_unusable, read_inputs
 from llmops.data.quarantine import DROPPED_FILE
 from llmops.errors import Interrupted
 from llmops.records import AdapterRecord, Lineage, PreferenceSnapshot, Probes, RewardProbes
 from llmops.registry.adapters import NewAdapter, Registry
-from llmops.schema import Progress, no_progress
+from llmops.schema import Progress, canonical_json, no_progress
 from llmops.settings import Workspace
 from llmops.tracking import TrackedRun, Tracker, start_tracking
 from llmops.train.curve import Curve
+from llmops.train.effects import measure
 from llmops.train.follow import Shared, meet, share
 from llmops.train.interrupt import Stop, listening
 from llmops.train.lineage import hardware, installed_packages
 from llmops.train.methods import TRAIN
 from llmops.train.plan import Plan, plan
-from llmops.train.probes import change_nats, choose_probes, compute_probes, require_change, require_effect
-from llmops.train.recipe import Overrides, Reward, load_recipe
-from llmops.train.resume import find_resumable, inputs_of, require_same, write_inputs
-from llmops.train.rewards import compute_reward_probes, require_spread
+from llmops.train.recipe import Overrides, load_recipe
+from llmops.train.resume import OF_THIS_MACHINE, find_resumable, inputs_of, require_same, write_inputs
 from llmops.train.run import METRICS_FILE, RECIPE_FILE, Run, begin, cut_metrics, recorded
 
 if TYPE_CHECKING:  # loads torch
@@ -174,7 +172,7 @@ def _train(
         figures = TRAIN[planned.recipe.method.kind](planned.recipe, session, curve.on_step)
         steps = int(figures["n_steps"])
         progress(steps, steps, "probing the saved adapter")
-        probes, effects = _probe(planned, session.adapter)
+        probes, effects = measure(planned, session.adapter)
         figures |= effects
         curve.close_with(steps, figures)
     return figures, probes
@@ -200,28 +198,6 @@ def _session(work: Work) -> Session[Any]:
         aids=planned.aids,
         control=control,
     )
-
-
-def _probe(planned: Plan, folder: Path) -> tuple[Probes | RewardProbes, dict[str, float]]:
-    """Probes of the saved adapter, and by how much it differs from its base and from the adapter it continues.
-
-    Raises:
-        TrainingFailed: it does not differ.
-    """
-    where = f"adapter {planned.recipe.name}"
-    if isinstance(planned.recipe.method, Reward):
-        pairs = (*planned.examples.held_out, *planned.examples.train)
-        rewards = compute_reward_probes(planned.base.path, folder, pairs, planned.device)
-        return rewards, {"reward_spread": require_spread(rewards, where)}
-    examples = chain(planned.examples.held_out, planned.examples.train)
-    token_ids = choose_probes(example.token_ids for example in examples)
-    probes = compute_probes(planned.base.path, folder, token_ids, planned.device)
-    effects = {"effect_nats": require_effect(probes, where)}
-    if planned.parent:
-        change = change_nats(probes, planned.base.path, planned.parent.folder, planned.device)
-        where += f", which continues {planned.parent.record.model_name}"
-        effects["effect_over_parent_nats"] = require_change(change, where)
-    return probes, effects
 
 
 def _merge(planned: Plan, run: Run, record: AdapterRecord, registry: Registry, progress: Progress) -> None:
@@ -285,4 +261,6 @@ def _extras(run: Run) -> dict[str, bytes]:
     """The run's small files, to be kept beside the lineage."""
     names = (RECIPE_FILE, METRICS_FILE, DROPPED_FILE)
     files = {name: (run.folder / name).read_bytes() for name in names}
+    inputs = read_inputs(run.folder) or {}
+    files[INPUTS_FILE] = canonical_json({k: v for k, v in inputs.items() if k not in OF_THIS_MACHINE})
     return files | ({"git.diff": run.git.diff} if run.git and run.git.diff else {})

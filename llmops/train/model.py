@@ -6,6 +6,8 @@ Loads base models from their folders; nothing here touches a network.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,11 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BitsAndBytesConfig,
+    TorchAoConfig,
+)
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
 )
 
 from llmops.errors import BadRequest, ConfigError, CouldNotRun, InvalidEvidence
@@ -30,6 +37,8 @@ from llmops.train.recipe import Lora, Recipe, Reward
 Shapes = dict[str, tuple[int, ...]]
 HEAD = "score"
 """What transformers calls the layer that makes a reward from the last hidden state."""
+WHOLE = ("lm_head", HEAD)  # never held in few bits: the output layer, and the head that is trained whole
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 # Attention on a CPU in bfloat16, forward and backward of one layer, 1 thread, AVX-512 bf16, torch 2.13, milliseconds:
 #   8x96 tokens: eager 7, sdpa 20;  8x160: 22, 39;  8x256: 55, 62;  4x512: 116, 104;  2x1024: 308, 131
@@ -82,7 +91,7 @@ def load_tokenizer(base: Base) -> Any:
 
 
 def load_base(base: Base, recipe: Recipe, device: str) -> Any:
-    """The base model for training, on `device`, in the recipe's precision, held in 4 bits if it says so.
+    """The base model for training, on `device`, in the recipe's precision, held in 4 or 8 bits if it says so.
 
     For method reward it has a head of one number, whose first weights are random: set the seed before.
 
@@ -93,10 +102,10 @@ def load_base(base: Base, recipe: Recipe, device: str) -> Any:
     try:
         model = load(
             base.path,
-            dtype=torch.bfloat16 if recipe.precision == "bf16" else torch.float32,
+            dtype=DTYPES[recipe.precision],
             attn_implementation=_attention(base, recipe, device),
-            quantization_config=_four_bits() if recipe.quantization == "nf4" else None,
-            device_map={"": device} if recipe.quantization == "nf4" else None,
+            quantization_config=_QUANTIZE[recipe.quantization](),
+            device_map=None if recipe.quantization == "none" else {"": device},
             local_files_only=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
@@ -114,20 +123,32 @@ def _attention(base: Base, recipe: Recipe, device: str) -> str:
     return "eager" if device == "cpu" and recipe.precision == "bf16" and short else "sdpa"
 
 
-def require_quantization(recipe: Recipe) -> None:
-    """Refuse 4 bits without the library that does them.
+def require_means(recipe: Recipe, device: str) -> None:
+    """Refuse what this machine or its installation cannot do: the precision, the quantisation, the trackers.
 
     Raises:
-        ConfigError: says what to install.
+        ConfigError: says what to install or to set.
     """
-    if recipe.quantization == "nf4":
-        try:
-            import bitsandbytes  # noqa: F401
-        except ImportError:
+    if recipe.precision == "fp16" and device == "cpu":
+        raise ConfigError("precision: fp16 needs a CUDA device, and training is on the CPU; set bf16 or fp32")
+    for name, library in (("nf4", "bitsandbytes==0.50.2"), ("int8", "torchao==0.18.0")):
+        if recipe.quantization == name and find_spec(library.partition("==")[0]) is None:
             raise ConfigError(
-                "quantization: nf4 needs bitsandbytes, which is not installed; "
-                "pip install bitsandbytes==0.50.2, or set none"
-            ) from None
+                f"quantization: {name} needs {library.partition('==')[0]}, which is not installed; "
+                f"pip install {library}, or set none"
+            )
+    for name in recipe.report_to:
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            raise ConfigError(f"report_to: {name} is no tracker of transformers'; it knows {known}")
+        if name not in get_available_reporting_integrations():
+            raise ConfigError(f"report_to: {name} is not installed; pip install {name}, or leave it out")
+
+
+def _eight_bits() -> Any:
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    return TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=list(WHOLE))
 
 
 def _four_bits() -> Any:
@@ -136,8 +157,11 @@ def _four_bits() -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=["lm_head", HEAD],  # as by default, and the head that is trained whole
+        llm_int8_skip_modules=list(WHOLE),
     )
+
+
+_QUANTIZE: dict[str, Callable[[], Any]] = {"none": lambda: None, "nf4": _four_bits, "int8": _eight_bits}
 
 
 def load_with_head(path: Path, **settings: Any) -> Any:

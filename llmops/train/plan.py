@@ -77,11 +77,11 @@ def plan(
     require_tracker(tracking)
     progress(0, 0, "loading libraries")
     quiet_libraries()
-    from llmops.train.model import load_tokenizer, pick_device, pick_precision, require_quantization
+    from llmops.train.model import load_tokenizer, pick_device, pick_precision, require_means
 
     device = pick_device(recipe.device)
     recipe = recipe.model_copy(update={"precision": pick_precision(recipe, device)})
-    require_quantization(recipe)
+    require_means(recipe, device)
     base = resolve_base(recipe.base_model, lambda note: progress(0, 0, note))
     registry = Registry.of(workspace)
     recipe, parent = continue_recipe(recipe, base, registry, recipe_path)

@@ -6,10 +6,14 @@ those it began with: anything else would give an adapter that no unbroken run co
 
 from __future__ import annotations
 
+import hashlib
 import json
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from llmops import __version__
 from llmops.checkpoints import INPUTS_FILE, Checkpoint, newest_whole, resumable_runs
@@ -20,10 +24,13 @@ from llmops.settings import Workspace
 from llmops.tracking import flatten
 from llmops.train.plan import Plan
 from llmops.train.ranks import place
+from llmops.train.rows import Example, Examples, Judged, Pair, TrainRow
 from llmops.train.run import Run, take_up
 
 SHAPELESS = ("checkpoint", "tracking", "report_to")
 """Settings of a recipe that change nothing about the adapter: they may differ when a run is gone on with."""
+OF_THIS_MACHINE = ("recipe_file", "tracking_run")
+"""Parts of a run's inputs that mean nothing elsewhere."""
 _LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "torchao")
 
 
@@ -42,11 +49,34 @@ def inputs_of(planned: Plan, recipe_file: Path) -> JsonDict:
         "recipe_file": str(recipe_file.resolve()),
         "recipe": {k: v for k, v in planned.resolved.items() if k not in SHAPELESS},
         "data": planned.examples.snapshot.digest(),
+        "rows": rows_digest(planned.examples),
         "base": planned.base.digest,
         "prompt_contract": planned.contract.digest(),
         "libraries": _libraries(),
         "n_processes": place().world,
     }
+
+
+def rows_digest(examples: Examples[Any]) -> str:
+    """Digest of the rows as the trainer sees them: token ids and what is scored, in order, trained on and held out."""
+    digest = hashlib.sha256()
+    for part in (examples.train, examples.held_out):
+        digest.update(f"{len(part)}\n".encode())
+        for row in part:
+            for sequence in _sequences(row):
+                digest.update(f"{len(sequence)}\n".encode())
+                digest.update(array("i", sequence).tobytes())
+    return digest.hexdigest()
+
+
+def _sequences(row: TrainRow) -> tuple[Sequence[int], ...]:
+    if isinstance(row, Example):
+        return row.encoded.input_ids, row.encoded.loss_mask
+    if isinstance(row, Pair):
+        return row.prompt_ids, row.chosen_ids, row.rejected_ids
+    if isinstance(row, Judged):
+        return row.prompt_ids, row.answer_ids, (int(row.good),)
+    return (row.token_ids,)
 
 
 def _libraries() -> dict[str, str]:
@@ -114,7 +144,7 @@ def require_same(resumed: Resumed, now: JsonDict) -> None:
     for name in sorted(before.keys() | after.keys()):
         was, is_now = before.get(name, "nothing"), after.get(name, "nothing")
         if name != "recipe_file" and was != is_now:
-            if name in ("data", "base", "prompt_contract"):
+            if name in ("data", "rows", "base", "prompt_contract"):
                 was, is_now = short(was), short(is_now)
             raise ConfigError(
                 f"--resume: run {resumed.run.id} began with {name} {was}, and it is {is_now} now; put it back, or run "

@@ -85,12 +85,14 @@ def shared_settings(recipe: Recipe, session: Session[E], n_steps: int) -> JsonDi
         "per_device_train_batch_size": recipe.batch.per_device,
         "gradient_accumulation_steps": recipe.batch.accumulation,
         "learning_rate": recipe.learning_rate,
-        "lr_scheduler_type": recipe.schedule if recipe.warmup_frac == 0 else _with_warmup(recipe.schedule),
-        "warmup_steps": round(recipe.warmup_frac * n_steps),
+        **_schedule(recipe, n_steps),
         "optim": "adamw_torch",
-        "weight_decay": 0.0,
-        "max_grad_norm": 1.0,
+        "weight_decay": recipe.weight_decay,
+        "max_grad_norm": recipe.max_grad_norm,
+        "adam_beta1": recipe.adam_betas[0],
+        "adam_beta2": recipe.adam_betas[1],
         "bf16": recipe.precision == "bf16",
+        "fp16": recipe.precision == "fp16",
         "gradient_checkpointing": recipe.gradient_checkpointing,
         "seed": recipe.seed,
         "data_seed": recipe.seed,
@@ -102,7 +104,7 @@ def shared_settings(recipe: Recipe, session: Session[E], n_steps: int) -> JsonDi
         "prediction_loss_only": True,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
-        "report_to": "none",
+        "report_to": list(recipe.report_to) or "none",
         "save_strategy": "no",
         "eval_strategy": "no",
         "disable_tqdm": True,
@@ -111,8 +113,17 @@ def shared_settings(recipe: Recipe, session: Session[E], n_steps: int) -> JsonDi
     } | (SETTINGS if recipe.launch.strategy == "fsdp" else {})
 
 
-def _with_warmup(schedule: str) -> str:
-    return "constant_with_warmup" if schedule == "constant" else schedule
+def _schedule(recipe: Recipe, n_steps: int) -> JsonDict:
+    """How the learning rate goes, in transformers' words."""
+    name, own = str(recipe.schedule), dict[str, float]()
+    if recipe.schedule == "constant" and recipe.warmup_frac:
+        name = "constant_with_warmup"
+    if recipe.schedule == "cosine_with_min_lr":
+        own = {"min_lr_rate": recipe.min_lr_frac}
+    if recipe.schedule == "warmup_stable_decay":
+        own = {"min_lr_ratio": recipe.min_lr_frac, "num_decay_steps": round(recipe.decay_frac * n_steps)}
+    warmup = round(recipe.warmup_frac * n_steps)
+    return {"lr_scheduler_type": name, "warmup_steps": warmup, "lr_scheduler_kwargs": own or None}
 
 
 def set_first_weights(model: Any, parent: Path | None) -> None:
@@ -127,7 +138,11 @@ def set_first_weights(model: Any, parent: Path | None) -> None:
 
 def precision(recipe: Recipe, device: str) -> AbstractContextManager[object]:
     """The arithmetic a recipe asks for, outside of the trainer."""
-    return torch.autocast(device, dtype=torch.bfloat16) if recipe.precision == "bf16" else nullcontext()
+    if recipe.precision == "fp32":
+        return nullcontext()
+    dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float16
+    found: AbstractContextManager[object] = torch.autocast(device, dtype=dtype)
+    return found
 
 
 def without_dropout(model: Any) -> Any:

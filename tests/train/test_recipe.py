@@ -10,6 +10,7 @@ import yaml
 
 from llmops.errors import ConfigError
 from llmops.train.recipe import Recipe, load_recipe
+from llmops.train.recipe.settings import Settings
 from tests.train.support import Bench
 
 ROOT = Path(__file__).parent.parent.parent
@@ -94,6 +95,6 @@ def test_every_setting_has_a_description() -> None:
 
     from llmops.train import recipe as module
 
-    parts = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, module.Settings)]
+    parts = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Settings)]
     assert [name for part in parts for name in undescribed(part, f"{part.__name__}.")] == []
     assert Recipe in parts

@@ -23,7 +23,7 @@ from llmops.schema import no_progress
 from llmops.train import loop
 from llmops.train.finetune import finetune
 from llmops.train.methods.sft import build_trainer, rows_in_order, train_adapter, trainer_settings
-from llmops.train.model import load_base, lora_config, pick_device, pick_precision, require_quantization
+from llmops.train.model import load_base, lora_config, pick_device, pick_precision, require_means
 from llmops.train.plan import plan
 from llmops.train.recipe import Recipe, load_recipe
 from llmops.train.rows import Example, encode_rows, read_source
@@ -245,7 +245,7 @@ def test_four_bits_without_bitsandbytes_says_what_to_install(
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     recipe = load_recipe(bench.recipe(quantization="nf4", precision="bf16"))
     with pytest.raises(ConfigError, match="pip install bitsandbytes"):
-        require_quantization(recipe)
+        require_means(recipe, "cpu")
 
 
 def test_gradient_checkpointing_changes_memory_not_weights(bench: Bench) -> None:

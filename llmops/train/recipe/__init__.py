@@ -36,7 +36,7 @@ from llmops.train.recipe.methods import (
     Reward,
     Sft,
 )
-from llmops.train.recipe.settings import Settings
+from llmops.train.recipe.optimizer import Optimizing
 from llmops.train.recipe.sources import (
     AnySource,
     DatasetSource,
@@ -86,7 +86,7 @@ __all__ = [
 ]
 
 
-class Recipe(Settings):
+class Recipe(Optimizing):
     """One training run."""
 
     name: str
@@ -116,17 +116,12 @@ class Recipe(Settings):
     """Optimizer steps to take; give this or n_epochs."""
     n_epochs: float | None = Field(None, gt=0)
     """Passes over the rows; give this or n_steps."""
-    learning_rate: float = Field(2e-4, gt=0)
-    """Highest learning rate of AdamW."""
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """How the learning rate falls after the warm-up."""
-    warmup_frac: float = Field(0.0, ge=0, lt=1)
-    """Fraction of the steps in which the learning rate rises from 0."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: Literal["auto", "bf16", "fp32", "fp16"] = "auto"
     """Type of the base model's weights and arithmetic; the adapter's own weights are always fp32. auto: bf16 where the
-    device multiplies in it (GPUs; CPUs with AVX-512 bf16 or AMX), else fp32, which is several times faster there."""
-    quantization: Literal["none", "nf4"] = "none"
-    """nf4 holds the base model in 4 bits while training (QLoRA; needs bitsandbytes)."""
+    device multiplies in it (GPUs; CPUs with AVX-512 bf16 or AMX), else fp32, which is several times faster there. fp16
+    scales the loss so that small gradients are not lost, and needs a CUDA device."""
+    quantization: Literal["none", "nf4", "int8"] = "none"
+    """Holds the base model in 4 bits (nf4: QLoRA; needs bitsandbytes) or 8 (int8; needs torchao) while training."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: less memory, about a quarter slower."""
     seed: int = Field(0, ge=0, lt=2**32)
@@ -139,6 +134,8 @@ class Recipe(Settings):
     """Ends training when the held-out loss falls no more; unset: all steps are taken and the last weights kept."""
     tracking: Literal["mlflow", "none"] | None = None
     """Where parameters and curves are shown; unset: what llmops.yaml says. metrics.jsonl is always written."""
+    report_to: tuple[str, ...] = ()
+    """Other trackers of transformers' that get the curves (tensorboard, wandb ...), set up as their own pages say."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto: a CUDA device if there is one."""
     launch: Launch = Launch()
@@ -213,7 +210,9 @@ class Recipe(Settings):
         if (self.n_steps is None) == (self.n_epochs is None):
             which = "neither is" if self.n_steps is None else "both are"
             raise ValueError(f"n_steps, n_epochs: {which} given; give one of them")
-        if self.quantization == "nf4" and self.precision == "fp32":
+        if self.early_stopping and not self.held_out_frac:
+            raise ValueError("early_stopping: looks at the held-out loss; set held_out_frac over 0")
+        if self.quantization == "nf4" and self.precision in ("fp32", "fp16"):
             raise ValueError("quantization: nf4 computes in bf16; set precision: bf16")
         if isinstance(self.method, Reward) and self.continue_from is not None:
             raise ValueError("continue_from: a reward model begins with the base; leave it out")
