@@ -198,6 +198,8 @@ def test_secret_headers_come_from_the_environment_and_stay_with_the_host(
     "url",
     [
         "https://me:s3cr3t@host/rows",
+        "https://s3cr3t@host/rows",
+        "ftp://me:s3cr3t@host/rows",
         "https://host/rows?api_key=s3cr3t",
         "https://host/rows?a=1&access_token=s3cr3t",
     ],
@@ -211,3 +213,7 @@ def test_secret_in_an_address_is_refused_without_being_shown(url: str) -> None:
 def test_cursor_parameter_needs_the_field_it_comes_from() -> None:
     with pytest.raises(ValidationError, match="needs next_field"):
         source("http://host/rows", next_param="after")
+
+
+def test_parameters_that_only_sound_like_secrets_are_none() -> None:
+    assert source("https://host/rows?max_tokens=5&keys=all").url.endswith("keys=all")

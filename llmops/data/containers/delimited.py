@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +68,8 @@ def _record(cells: list[str], columns: list[str], place: str) -> Raw | Dropped:
     if not cells:
         return Dropped(place, "empty line")
     if len(cells) != len(columns):
-        return Dropped(place, f"malformed CSV: {len(cells)} cells, the header has {len(columns)}")
+        reason = f"malformed CSV: {len(cells)} cells, the header has {len(columns)}"
+        return Dropped(place, reason, json.dumps(cells))
     try:
         "".join(cells).encode()
     except UnicodeEncodeError as error:

@@ -16,7 +16,8 @@ from pydantic_core import PydanticCustomError
 from llmops.explain import HIDDEN_INPUT
 
 SECRET_NAME = re.compile(
-    r"pass|pwd|token|secret|credential|api_?key|access_?key|^key$|sig(nature)?$", re.IGNORECASE
+    r"(^|[_-])(pass(word|wd|phrase)?|sslpassword|pwd|token|secret|credentials?|apikey|key|sig|signature)$",
+    re.IGNORECASE,
 )
 ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 EnvName = Annotated[str, Field(pattern=ENV_NAME)]
@@ -87,7 +88,7 @@ class HttpSource(SourceSettings):
 
     kind: Literal["http"]
     """An HTTP(S) endpoint."""
-    url: str = Field(pattern=r"^https?://")
+    url: str
     """The first page. Later ones are found by a Link header (rel="next"), by `next_field`, or by `page_param`."""
     rows_field: str | None = None
     """Field of a page's JSON object that holds its rows (dots lead inwards); None: the page is an array of rows."""
@@ -115,7 +116,11 @@ class HttpSource(SourceSettings):
     @field_validator("url")
     @classmethod
     def _no_secret(cls, value: str) -> str:
-        return require_no_secret(value, "header_env")
+        # Whoever stands before @ in a web address is a secret: a token as likely as a user.
+        require_no_secret(value, "header_env", user=False)
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value
 
     @field_validator("next_param")
     @classmethod
@@ -128,21 +133,29 @@ class HttpSource(SourceSettings):
 ReadSource = FilesSource | HubSource | SqlSource | HttpSource
 
 
-def require_no_secret(url: str, instead: str) -> str:
+def require_no_secret(url: str, instead: str, user: bool = True) -> str:
     """Refuse an address that carries a password or key; the message does not show it.
 
+    Args:
+        url: the address.
+        instead: names of the settings to use, for the message.
+        user: whether a user's name alone may stand in it.
+
     Raises:
-        PydanticCustomError: it does; `instead` names the settings to use.
+        PydanticCustomError: it carries one.
     """
     try:
         parts = urlsplit(url)
-        secret = parts.password is not None
-        names = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+        secret = parts.password is not None or (parts.username is not None and not user)
+        pairs = parse_qsl(parts.query, keep_blank_values=True)
     except ValueError:
         raise PydanticCustomError(HIDDEN_INPUT, "is no address; correct it") from None
-    if secret or any(SECRET_NAME.search(name) for name in names) or re.search(r"(?i)\bpwd\s*=", url):
+    if secret or any(SECRET_NAME.search(name) or _ODBC_SECRET.search(value) for name, value in pairs):
         raise PydanticCustomError(
             HIDDEN_INPUT, "holds a password or key; put it into an environment variable and name that as {instead}",
             {"instead": instead},
         )  # fmt: skip
     return url
+
+
+_ODBC_SECRET = re.compile(r"(?i)\bpwd\s*=")

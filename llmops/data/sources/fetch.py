@@ -144,6 +144,11 @@ class _AtHome(urllib.request.HTTPRedirectHandler):
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
     ) -> urllib.request.Request | None:
+        """The request to go on with; arguments as the library gives them.
+
+        Raises:
+            DataError: it would take our headers to another host.
+        """
         if self.secret and origin(newurl) != origin(req.full_url):
             raise DataError(
                 f"source http: {self.name}: leads on to {urlsplit(newurl).hostname}, where the headers from the "
