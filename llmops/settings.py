@@ -81,6 +81,11 @@ class Workspace:
         return self.state / "runs"
 
     @property
+    def suites(self) -> Path:
+        """Folder of the suites whose cases training rows must not hold."""
+        return self.root / "evals" / "suites"
+
+    @property
     def logs(self) -> Path:
         """Folder of the gateway's request log and the engines' output."""
         return self.state / "logs"

@@ -7,25 +7,37 @@ from typing import Annotated
 
 import typer
 
-from llmops.cli import show_mask
+from llmops.cli import quality, show_mask
 from llmops.cli.output import as_json, progress, table
-from llmops.records import DatasetSnapshot
+from llmops.records import DatasetSnapshot, QualityReport
 from llmops.registry.adapters import Registry
 from llmops.schema import short
 from llmops.settings import find_workspace
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Dataset snapshots.")
+app.command("check")(quality.check)
+app.command("diff")(quality.diff)
 
 
 @app.command()
 def build(config: Annotated[Path, typer.Argument(help="A data file such as data/docstrings.yaml.")]) -> None:
     """Read, check and split rows, and freeze them under a digest."""
     from llmops.data import build_snapshot
+    from llmops.data.gate import Gates
+    from llmops.data.quality.suites import suite_reader
 
-    registry = Registry.of(find_workspace())
+    workspace = find_workspace()
+    registry = Registry.of(workspace)
+    reports: list[QualityReport] = []
     with progress("rows") as report:
-        snapshot = build_snapshot(config, registry.store, registry.ledger, report)
+        read_cases = suite_reader(workspace.suites, registry.store, registry.ledger)
+        gates = Gates(read_cases, reports.append, report)
+        snapshot = build_snapshot(config, registry.store, registry.ledger, report, gates)
     _print(snapshot)
+    found = ", ".join(
+        f"{name} {c.n_found} ({c.action})" for name, c in reports[0].checks.items() if c.n_found
+    )
+    typer.echo(f"checked  {found or 'nothing found'}")
 
 
 @app.command("list")

@@ -202,8 +202,9 @@ def export(
 def _open_gate(registry: Registry, config: GateCampaign, folder: Path, adapter: str) -> Campaign:
     """Resolve the gate's file and its suite as they are now, and open the campaign on its newest reports."""
     from llmops.data import find_snapshot
+    from llmops.data.cases import DatasetCases
     from llmops.evals.gate import load_gate
-    from llmops.evals.suite import DatasetCases, load_suite
+    from llmops.evals.suite import load_suite
     from llmops.feedback.open import Comparison, open_from_reports
 
     path = folder / config.gate

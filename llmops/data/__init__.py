@@ -1,6 +1,6 @@
 """Data: from user files or a builder to a snapshot with disjoint pools and an exact account of every row."""
 
-from llmops.data.cases import cases_of, sample
+from llmops.data.cases import cases_of, resolve_cases, sample
 from llmops.data.config import DataConfig
 from llmops.data.rows import asked_digest, read_rows
 from llmops.data.snapshot import build_snapshot, find_snapshot, gate_prompts, load_pool
@@ -14,5 +14,6 @@ __all__ = [
     "gate_prompts",
     "load_pool",
     "read_rows",
+    "resolve_cases",
     "sample",
 ]

@@ -1,14 +1,85 @@
-"""From rows to cases: one a prompt, and a sample of them that is spread over the groups. Reads nothing."""
+"""From rows to cases: one a prompt, and a sample of them that is spread over the groups.
+
+A suite's file says where its cases come from (`DatasetCases`, `FileCases`); `resolve_cases` reads them.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
 
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmops.data.rows import read_rows
+from llmops.data.snapshot import find_snapshot, load_pool
 from llmops.errors import DataError
-from llmops.records import Case, Row
+from llmops.ledger import Ledger
+from llmops.records import Case, Dropped, Row
 from llmops.schema import digest_of
+from llmops.store import Store
+
+
+class DatasetCases(BaseModel):
+    """Cases from a pool of a dataset's newest snapshot."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["dataset"]
+    name: str
+    """The dataset's name."""
+    pool: Literal["gate", "rate"] = "gate"
+    """The pool; what was trained on cannot be asked for."""
+    n_max: int | None = Field(default=None, ge=2)
+    """At most this many cases, spread over the groups; None asks them all."""
+    seed: int = 0
+    """Changes which cases are taken."""
+
+
+class FileCases(BaseModel):
+    """Cases written down in a JSONL file, in the form of data rows."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["file"]
+    path: str
+    """Relative to the suite's file."""
+
+
+def resolve_cases(wanted: DatasetCases | FileCases, folder: Path, store: Store, ledger: Ledger) -> list[Case]:
+    """The cases a suite asks, in its order.
+
+    Args:
+        wanted: what the suite's file says.
+        folder: what a file's path is relative to.
+        store: where snapshots lie.
+        ledger: which snapshot is the newest.
+
+    Raises:
+        BadRequest: the dataset was never built.
+        DataError: the file is missing or has a bad line.
+        InvalidEvidence: the dataset's files were altered.
+    """
+    if isinstance(wanted, FileCases):
+        return cases_of(_file_rows(folder / wanted.path))
+    snapshot = find_snapshot(store, ledger, wanted.name)
+    return sample_of(wanted, load_pool(store, snapshot, wanted.pool))
+
+
+def sample_of(wanted: DatasetCases, rows: Iterable[Row]) -> list[Case]:
+    """The cases a suite takes of its pool's rows."""
+    return sample(cases_of(rows), wanted.n_max, wanted.seed)
+
+
+def _file_rows(path: Path) -> list[Row]:
+    rows: list[Row] = []
+    for row in read_rows(path, path.name):
+        if isinstance(row, Dropped):
+            raise DataError(f"{path.parent / row.source}: {row.reason}; correct the line")
+        rows.append(row)
+    return rows
 
 
 def cases_of(rows: Iterable[Row]) -> list[Case]:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from llmops.data.quality.config import Quality
 from llmops.data.sources.config import ReadSource
 
 POOLS = ("train", "rate", "gate")
@@ -73,5 +74,7 @@ class DataConfig(BaseModel):
     """Changes which groups land in which pool."""
     limits: Limits = Limits()
     """What makes a row too large."""
+    quality: Quality = Quality()
+    """Checks of the rows: copies, personal data, language, length, and cases of the suites among those to train on."""
     drop_budget_frac: float = Field(default=0.0, ge=0, le=1)
     """Share of the rows read that may be dropped before the build is an error."""

@@ -22,6 +22,7 @@ __all__ = [
     "check_conversation",
     "parse_row",
     "prompt_digest",
+    "read_any",
     "read_rows",
     "row_of_line",
 ]
@@ -37,8 +38,13 @@ def read_rows(path: Path, name: str | None = None) -> Iterator[Row | Dropped]:
     Raises:
         DataError: the file is missing, cannot be read, or is not what its name says.
     """
-    for found in parse_all(read_values(path, name))[1]:
+    for found in read_any(path, name):
         yield _conversation(found)
+
+
+def read_any(path: Path, name: str | None = None) -> Iterator[Found]:
+    """Every row of a file in the form it has: conversation, preference, judged answer; else as for `read_rows`."""
+    yield from parse_all(read_values(path, name))[1]
 
 
 def parse_row(data: object, source: str) -> Row | Dropped:

@@ -6,20 +6,22 @@ An artifact of kind `dataset` holds train.jsonl, rate.jsonl, gate.jsonl (canonic
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from platform import python_version
 
 from llmops.data.builder import builder_file, run_builder
 from llmops.data.config import POOLS, BuilderSource, DataConfig
+from llmops.data.gate import Gates, check_rows, check_train, joined
 from llmops.data.quarantine import DROPPED_FILE, QUARANTINE_FILE, dropped_lines, quarantine_lines
 from llmops.data.rows import canonical_line, prompt_digest, row_of_line
 from llmops.data.sources import open_source
-from llmops.data.split import Sifted, sift, split
+from llmops.data.split import Sifted, account, in_order, sift, split
 from llmops.data.stored import StoredRows
 from llmops.errors import BadRequest, DataError, InvalidEvidence
 from llmops.ledger import Ledger
-from llmops.records import DatasetSnapshot, Dropped, Row
+from llmops.records import DatasetSnapshot, Dropped, QualityReport, Row
 from llmops.schema import Progress, digest_of, no_progress, short
 from llmops.settings import load_yaml
 from llmops.store import Store, sha256_file
@@ -28,24 +30,28 @@ _REPORT_EVERY = 500
 
 
 def build_snapshot(
-    config_path: Path, store: Store, ledger: Ledger, progress: Progress = no_progress
+    config_path: Path,
+    store: Store,
+    ledger: Ledger,
+    progress: Progress = no_progress,
+    gates: Gates | None = None,
 ) -> DatasetSnapshot:
     """Read, check, split and freeze the dataset a YAML file describes; the same rows give the same artifact.
 
-    The ledger gets `dataset.snapshotted` unless this very snapshot is the newest of its name already.
+    The ledger gets `dataset.snapshotted` unless this very snapshot is the newest of its name already. `gates` tells the
+    suites' cases and is shown the quality report.
 
     Raises:
-        ConfigError: the YAML file or its builder cannot be used.
-        DataError: a file is missing, no row is left, a pool stays empty, or more rows are dropped than the
-            budget allows.
+        ConfigError: the YAML file or its builder cannot be used, or a quality check needs what is not installed.
+        DataError: a file is missing, no row is left, a pool stays empty, more rows are dropped than the budget
+            allows, or a quality check refuses them.
         StoreError: the disk did not take it.
     """
     config = load_yaml(config_path, DataConfig)
     formats: list[str] = []
-    rows = _read(config, config_path.parent, formats, progress)
-    sifted = sift(_reported(rows, progress), config.limits.max_characters)
+    read = list(_reported(_read(config, config_path.parent, formats, progress), progress))
+    pools, sifted = _pools(config, config_path, read, gates or Gates(progress=progress))
     _require_within_budget(config, config_path, sifted, store)
-    pools = split(sifted.kept, config.pools, config.salt)
     for name in POOLS:
         if getattr(config.pools, name) > 0 and not pools[name]:
             n_groups = len({row.group for row in sifted.kept})
@@ -66,6 +72,38 @@ def build_snapshot(
     )
     _record(snapshot, config_digest(config, config_path.parent), store, ledger)
     return snapshot
+
+
+def check_dataset(config_path: Path, gates: Gates) -> tuple[QualityReport, list[Dropped]]:
+    """The quality report of the dataset a YAML file describes, as if it were built now, and its malformed rows.
+
+    Every check is made and nothing is written.
+
+    Raises:
+        ConfigError: the YAML file or its builder cannot be used.
+        DataError: a file is missing; with `gates.enforce`, also what a build would be refused for.
+    """
+    config = load_yaml(config_path, DataConfig)
+    config = config.model_copy(update={"quality": config.quality.reporting()})
+    shown: list[QualityReport] = []
+    read = list(_read(config, config_path.parent, [], gates.progress))
+    _pools(config, config_path, read, replace(gates, show=shown.append))
+    return shown[0], [row for row in read if isinstance(row, Dropped)]
+
+
+def _pools(
+    config: DataConfig, where: Path, read: Sequence[Row | Dropped], gates: Gates
+) -> tuple[dict[str, list[Row]], Sifted]:
+    """The rows of every pool after all checks, and the account of every row that was read."""
+    rows = in_order(row for row in read if isinstance(row, Row))
+    checked = check_rows(rows, config.quality, str(where), gates)
+    others = (row for row in read if isinstance(row, Dropped))
+    sifted = sift((*checked.rows, *others, *checked.dropped), config.limits.max_characters)
+    pools = split(sifted.kept, config.pools, config.salt)
+    train = check_train(pools, config.quality, config.name, gates)
+    gates.show(joined(checked.report, train.report, config.quality))
+    pools["train"] = list(train.rows)
+    return pools, account(pools, (*sifted.dropped, *train.dropped))
 
 
 def config_digest(config: DataConfig, folder: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from llmops.data.config import POOLS, Pools
@@ -57,7 +57,7 @@ def sift(rows: Iterable[Row | Dropped], max_characters: int) -> Sifted:
             usable.append(row)
     seen: dict[str, Row] = {}
     home: dict[str, Row] = {}
-    for row in sorted(usable, key=_order):
+    for row in in_order(usable):
         spelt = [m.spelling for m in row.messages]
         conversation = digest_of([spelt, row.tools] if row.tools else spelt)
         prompt = prompt_digest(row.messages)
@@ -71,6 +71,17 @@ def sift(rows: Iterable[Row | Dropped], max_characters: int) -> Sifted:
             seen[conversation] = row
             kept.append(row)
     return Sifted(tuple(kept), tuple(sorted(dropped, key=lambda d: (*_place(d.source), d.reason))))
+
+
+def account(pools: Mapping[str, Iterable[Row]], dropped: Iterable[Dropped]) -> Sifted:
+    """The rows of all pools, and the dropped ones by file and line."""
+    kept = tuple(row for rows in pools.values() for row in rows)
+    return Sifted(kept, tuple(sorted(dropped, key=lambda d: (*_place(d.source), d.reason))))
+
+
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """Rows by group, file and line, whatever order they were read in."""
+    return sorted(rows, key=_order)
 
 
 def split(rows: Sequence[Row], pools: Pools, salt: str) -> dict[str, list[Row]]:

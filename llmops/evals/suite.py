@@ -9,43 +9,18 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from llmops.data import cases_of, find_snapshot, load_pool, read_rows, sample
+from llmops.data import resolve_cases
+from llmops.data.cases import DatasetCases, FileCases
 from llmops.engines.decoding import Decoding
 from llmops.errors import DataError
-from llmops.records import Case, Dropped, Row
+from llmops.records import Case
 from llmops.registry.adapters import Registry
 from llmops.schema import digest_of
 from llmops.settings import load_yaml
-
-
-class DatasetCases(BaseModel):
-    """Cases from a pool of a dataset's newest snapshot."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["dataset"]
-    name: str
-    """The dataset's name."""
-    pool: Literal["gate", "rate"] = "gate"
-    """The pool; what was trained on cannot be asked for."""
-    n_max: int | None = Field(default=None, ge=2)
-    """At most this many cases, spread over the groups; None asks them all."""
-    seed: int = 0
-    """Changes which cases are taken."""
-
-
-class FileCases(BaseModel):
-    """Cases written down in a JSONL file, in the form of data rows."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["file"]
-    path: str
-    """Relative to the suite's file."""
 
 
 class SuiteConfig(BaseModel):
@@ -107,21 +82,7 @@ def load_suite(path: Path, registry: Registry) -> Suite:
         InvalidEvidence: the dataset's files were altered.
     """
     config = load_yaml(path, SuiteConfig)
-    if isinstance(config.cases, FileCases):
-        cases = cases_of(_file_rows(path.parent / config.cases.path))
-    else:
-        snapshot = find_snapshot(registry.store, registry.ledger, config.cases.name)
-        rows = load_pool(registry.store, snapshot, config.cases.pool)
-        cases = sample(cases_of(rows), config.cases.n_max, config.cases.seed)
+    cases = resolve_cases(config.cases, path.parent, registry.store, registry.ledger)
     if len(cases) < 2:
         raise DataError(f"{path}: {len(cases)} cases; nothing can be estimated from fewer than 2, add cases")
     return Suite(config, tuple(cases))
-
-
-def _file_rows(path: Path) -> list[Row]:
-    rows: list[Row] = []
-    for row in read_rows(path, path.name):
-        if isinstance(row, Dropped):
-            raise DataError(f"{path.parent / row.source}: {row.reason}; correct the line")
-        rows.append(row)
-    return rows

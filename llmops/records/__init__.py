@@ -23,6 +23,7 @@ from llmops.records.models import (
     PromptContract,
     RewardProbes,
 )
+from llmops.records.quality import CheckResult, EvalText, Offence, QualityReport
 from llmops.records.release import Approval, Check, Decision, Release, Verdict
 
 __all__ = [
@@ -31,22 +32,26 @@ __all__ = [
     "Campaign",
     "Case",
     "Check",
+    "CheckResult",
     "Choice",
     "Completion",
     "DatasetSnapshot",
     "Decision",
     "Dropped",
     "EngineSignature",
+    "EvalText",
     "Item",
     "Labelled",
     "Lineage",
     "Message",
     "MetricResult",
+    "Offence",
     "Preference",
     "PreferenceSnapshot",
     "Probes",
     "PromptContract",
     "Purpose",
+    "QualityReport",
     "Rating",
     "RatingEvidence",
     "Release",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from llmops.errors import InvalidEvidence
 from llmops.ratings.preferences import load_pairs
 from llmops.records import (
     DatasetSnapshot,
+    Dropped,
     Labelled,
     Lineage,
     Preference,
@@ -23,11 +23,15 @@ from llmops.records import (
 from llmops.registry.adapters import Registry
 from llmops.schema import Progress
 from llmops.train.frozen import TRAIN_FILE, Asked, Frozen, freeze_judged, freeze_preferences, labelled_of_line
+from llmops.train.gate import Gate
 from llmops.train.pairs import encode_all_judged, encode_pairs, judged_of_pairs, read_preferences
 from llmops.train.prompts import prompts_of_rows
 from llmops.train.recipe import Distill, EndpointTeacher, Grpo, Kto, PreferenceSource, Recipe
 from llmops.train.rows import Examples, Source, encode_rows, read_source
 from llmops.train.teacher import answered
+
+Pairs = tuple[PreferenceSnapshot, Sequence[Preference], Sequence[Dropped]]
+"""A preference snapshot, its pairs, and those that were dropped."""
 
 
 def read_examples(
@@ -35,7 +39,7 @@ def read_examples(
     folder: Path,
     registry: Registry,
     encoder: tuple[Tokenizer, PromptContract],
-    progress: Progress,
+    gate: Gate,
 ) -> Examples[Any]:
     """The rows of a recipe in the form its method learns from: `Example`, `Pair`, `Judged` or `Asked`.
 
@@ -44,32 +48,31 @@ def read_examples(
         folder: what the paths of files are relative to.
         registry: where snapshots lie.
         encoder: tokenizer and prompt contract.
-        progress: told how far encoding is.
+        gate: checks the rows when they are read; its progress is told how far reading and encoding are.
 
     Raises:
         BadRequest: the dataset or the preferences are not there.
-        DataError: the data cannot be read, or holds what the method does not learn from.
+        DataError: the data cannot be read, holds what the method does not learn from, or is refused by the gate.
         LlmopsError: hub, database or endpoint cannot be reached, or the disk did not take it.
         CouldNotRun: a teacher's endpoint does not answer.
         InvalidEvidence: a snapshot was altered.
     """
-    asked = Asked(recipe.data, recipe.name, folder, progress)
+    asked = Asked(recipe.data, recipe.name, folder, gate)
     if isinstance(recipe.data, PreferenceSource):
-        return encode_found(read_preferences(recipe.data, registry), recipe, encoder, progress)
+        return encode_found(read_preferences(recipe.data, registry, gate), recipe, encoder, gate.progress)
     if "conversations" in recipe.method.learns_from:
-        source = read_source(recipe.data, recipe.name, folder, registry, progress)
+        source = read_source(recipe.data, recipe.name, folder, registry, gate)
         if isinstance(recipe.method, Distill) and isinstance(recipe.method.teacher, EndpointTeacher):
-            source = answered(source, recipe, recipe.method.teacher, registry, progress)
-        return encode_found(source, recipe, encoder, progress)
+            source = answered(source, recipe, recipe.method.teacher, registry, gate.progress)
+        return encode_found(source, recipe, encoder, gate.progress)
     if "judged" in recipe.method.learns_from:
-        return encode_found(freeze_judged(asked, registry), recipe, encoder, progress)
+        return encode_found(freeze_judged(asked, registry), recipe, encoder, gate.progress)
     frozen = freeze_preferences(asked, registry)
-    pairs = encode_found((frozen.snapshot, frozen.rows), recipe, encoder, progress)
-    return replace(pairs, dropped=frozen.dropped + pairs.dropped)
+    return encode_found((frozen.snapshot, frozen.rows, frozen.dropped), recipe, encoder, gate.progress)
 
 
 def encode_found(
-    found: Source | Frozen[DatasetSnapshot, Labelled] | tuple[PreferenceSnapshot, Sequence[Preference]],
+    found: Source | Frozen[DatasetSnapshot, Labelled] | Pairs,
     recipe: Recipe,
     encoder: tuple[Tokenizer, PromptContract],
     progress: Progress,
@@ -94,7 +97,7 @@ def read_again(lineage: Lineage, recipe: Recipe, registry: Registry) -> Any:
     """
     if lineage.preferences:
         pairs = registry.store.get_record(PreferenceSnapshot, lineage.preferences)
-        return pairs, load_pairs(registry.store, pairs)
+        return pairs, load_pairs(registry.store, pairs), ()
     if lineage.dataset is None:
         raise InvalidEvidence("lineage: names no rows; the record is damaged")
     snapshot = registry.store.get_record(DatasetSnapshot, lineage.dataset)

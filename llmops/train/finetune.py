@@ -23,6 +23,7 @@ from llmops.tracking import TrackedRun, Tracker, start_tracking
 from llmops.train.curve import Curve
 from llmops.train.effects import measure
 from llmops.train.follow import Shared, meet, share
+from llmops.train.gate import QUALITY_FILE
 from llmops.train.interrupt import Stop, listening
 from llmops.train.lineage import hardware, installed_packages
 from llmops.train.methods import TRAIN
@@ -259,7 +260,7 @@ def _lineage(planned: Plan, run: Run, figures: dict[str, float], tracking_run: s
 
 def _extras(run: Run) -> dict[str, bytes]:
     """The run's small files, to be kept beside the lineage."""
-    names = (RECIPE_FILE, METRICS_FILE, DROPPED_FILE)
+    names = (RECIPE_FILE, METRICS_FILE, DROPPED_FILE, QUALITY_FILE)
     files = {name: (run.folder / name).read_bytes() for name in names}
     inputs = read_inputs(run.folder) or {}
     files[INPUTS_FILE] = canonical_json({k: v for k, v in inputs.items() if k not in OF_THIS_MACHINE})

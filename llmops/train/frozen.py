@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from llmops.data.quality import Assessed
+from llmops.data.quarantine import DROPPED_FILE, dropped_lines
 from llmops.data.rows import canonical_line, row_of_line
 from llmops.data.stored import StoredRows
 from llmops.ratings.preferences import PAIRS_FILE, preference_line, preference_of_line
@@ -25,8 +27,11 @@ from llmops.records import (
     Row,
 )
 from llmops.registry.adapters import Registry
-from llmops.schema import Progress, canonical_json
+from llmops.schema import canonical_json
+from llmops.train.gate import UNCHECKED, Gate
 from llmops.train.gather import Account, Gathering, Wanted, gather
+from llmops.train.recipe import Recipe
+from llmops.train.recipe.methods import LearnsFrom
 from llmops.train.recipe.sources import AnySource, MixtureSource, parts_of
 
 TRAIN_FILE = "train.jsonl"
@@ -52,7 +57,7 @@ class Asked:
     data: AnySource
     name: str
     folder: Path
-    progress: Progress
+    gate: Gate
 
 
 def freeze_rows(asked: Asked, registry: Registry) -> Frozen[DatasetSnapshot, Row]:
@@ -62,19 +67,17 @@ def freeze_rows(asked: Asked, registry: Registry) -> Frozen[DatasetSnapshot, Row
         DataError: the data cannot be read, or holds something else.
         LlmopsError: hub, database or endpoint cannot be reached, or the disk did not take it.
     """
-    return _freeze_dataset(asked, registry, Wanted(Row, canonical_line, TRAIN_FILE), row_of_line)
+    return _freeze_dataset(asked, registry, "conversations")
 
 
 def freeze_judged(asked: Asked, registry: Registry) -> Frozen[DatasetSnapshot, Labelled]:
     """The judged answers of a recipe's data as a dataset snapshot; a preference is two of them. Raises as above."""
-    wanted = Wanted(Labelled, labelled_line, TRAIN_FILE)
-    return _freeze_dataset(asked, registry, wanted, labelled_of_line)
+    return _freeze_dataset(asked, registry, "judged")
 
 
 def freeze_preferences(asked: Asked, registry: Registry) -> Frozen[PreferenceSnapshot, Preference]:
     """The preferences of a recipe's data as a snapshot. Raises as above."""
-    wanted = Wanted(Preference, preference_line, PAIRS_FILE)
-    account, artifact = _put("preferences", asked, registry, wanted)
+    account, artifact = _put("preferences", asked, registry, "pairs")
     snapshot = PreferenceSnapshot(
         name=f"{asked.name}-files",
         artifact=artifact,
@@ -91,6 +94,33 @@ def freeze_preferences(asked: Asked, registry: Registry) -> Frozen[PreferenceSna
     return Frozen(snapshot, StoredRows(path, preference_of_line), tuple(account.dropped))
 
 
+def freeze_rest(
+    snapshot: DatasetSnapshot, checked: Assessed[Row], registry: Registry
+) -> Frozen[DatasetSnapshot, Row]:
+    """The rows of a snapshot that its checks left, as a snapshot of their own under the same name.
+
+    Raises:
+        StoreError: the disk did not take it.
+    """
+    files = {
+        TRAIN_FILE: b"".join(canonical_line(row) + b"\n" for row in checked.rows),
+        DROPPED_FILE: dropped_lines(checked.dropped),
+    }
+    rest = replace(
+        snapshot,
+        artifact=registry.store.put_files("dataset", files),
+        n_rows={"train": len(checked.rows)},
+        n_dropped=counts_with(snapshot.n_dropped, checked.dropped),
+    )
+    registry.store.put_record(rest)
+    return Frozen(rest, checked.rows, checked.dropped)
+
+
+def counts_with(counts: Mapping[str, int], dropped: Sequence[Dropped]) -> dict[str, int]:
+    """Dropped rows by reason, with more of them."""
+    return dict(sorted((Counter(counts) + Counter(d.kind for d in dropped)).items()))
+
+
 def labelled_line(row: Labelled) -> bytes:
     """The one line of a judged answer: a conversation's (see `canonical_line`), and its label."""
     turns = [m.to_turn() for m in (*row.messages, Message("assistant", row.completion))]
@@ -104,10 +134,8 @@ def labelled_of_line(line: bytes) -> Labelled:
     return Labelled(messages[:-1], messages[-1].content, data["label"], data["group"], data["source"])
 
 
-def _freeze_dataset(
-    asked: Asked, registry: Registry, wanted: Wanted, read: Any
-) -> Frozen[DatasetSnapshot, Any]:
-    account, artifact = _put("dataset", asked, registry, wanted)
+def _freeze_dataset(asked: Asked, registry: Registry, form: LearnsFrom) -> Frozen[DatasetSnapshot, Any]:
+    account, artifact = _put("dataset", asked, registry, form)
     snapshot = DatasetSnapshot(
         name=f"{asked.name}-files",
         artifact=artifact,
@@ -117,17 +145,59 @@ def _freeze_dataset(
         origin=f"data of the recipe: {account.words}",
     )
     registry.store.put_record(snapshot)
+    wanted, read = FORMS[form]
     path = registry.store.path("dataset", artifact) / wanted.file
     return Frozen(snapshot, StoredRows(path, read), tuple(account.dropped))
 
 
-def _put(kind: str, asked: Asked, registry: Registry, wanted: Wanted) -> tuple[Account, str]:
+def gather_asked(asked: Asked, registry: Registry, wanted: Wanted, folder: Path) -> Account:
+    """Write the rows that are asked for into a folder, unchecked.
+
+    Raises:
+        LlmopsError: as `freeze_rows`.
+    """
     seed = asked.data.seed if isinstance(asked.data, MixtureSource) else 0
-    gathering = Gathering(parts_of(asked.data), seed, asked.folder, registry, asked.progress)
+    return gather(
+        Gathering(parts_of(asked.data), seed, asked.folder, registry, asked.gate.progress), wanted, folder
+    )
+
+
+FORMS: dict[LearnsFrom, tuple[Wanted, Callable[[bytes], Any]]] = {
+    "conversations": (Wanted(Row, canonical_line, TRAIN_FILE), row_of_line),
+    "judged": (Wanted(Labelled, labelled_line, TRAIN_FILE), labelled_of_line),
+    "pairs": (Wanted(Preference, preference_line, PAIRS_FILE), preference_of_line),
+}
+"""By what a method learns from: how its rows are written down, and read again."""
+
+
+def read_unchecked(
+    recipe: Recipe, folder: Path, registry: Registry, scratch: Path
+) -> tuple[Sequence[Any], list[Dropped]]:
+    """The rows of a recipe as they are read, and those that are malformed; written to `scratch`, not to the store.
+
+    Raises:
+        BadRequest: the dataset or the preferences are not there.
+        LlmopsError: as `freeze_rows`.
+    """
+    wanted, read = FORMS[recipe.method.learns_from[0]]
+    account = gather_asked(Asked(recipe.data, recipe.name, folder, UNCHECKED), registry, wanted, scratch)
+    return StoredRows(scratch / wanted.file, read), account.dropped
+
+
+def _put(kind: str, asked: Asked, registry: Registry, form: LearnsFrom) -> tuple[Account, str]:
+    """Rows written, checked, and only then put into the store: what a check drops or redacts never gets there."""
+    wanted, read = FORMS[form]
     accounts: list[Account] = []
 
     def build(folder: Path) -> None:
-        accounts.append(gather(gathering, wanted, folder))
+        account = gather_asked(asked, registry, wanted, folder)
+        checked = asked.gate.check(StoredRows(folder / wanted.file, read))
+        if checked.changed:
+            (folder / wanted.file).write_bytes(b"".join(wanted.line(row) + b"\n" for row in checked.rows))
+            account.n_kept = len(checked.rows)
+            account.dropped += checked.dropped
+            (folder / DROPPED_FILE).write_bytes(dropped_lines(account.dropped))
+        accounts.append(account)
 
     artifact = registry.store.put_built(kind, build)
     return accounts[0], artifact

@@ -6,10 +6,11 @@ Reads preference snapshots. Prompt and answers are encoded by the same prompt co
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from llmops.chat import Encoder, Tokenizer, in_chunks
 from llmops.errors import RowRefused
-from llmops.ratings.preferences import find_preferences, load_pairs
+from llmops.ratings.preferences import DroppedItem, find_preferences, load_pairs, put_preferences
 from llmops.records import (
     DatasetSnapshot,
     Dropped,
@@ -21,26 +22,44 @@ from llmops.records import (
 )
 from llmops.registry.adapters import Registry
 from llmops.schema import canonical_json
-from llmops.train.frozen import Frozen, labelled_line
+from llmops.train.frozen import Frozen, counts_with, labelled_line
+from llmops.train.gate import UNCHECKED, Gate
 from llmops.train.recipe import PreferenceSource, Recipe
 from llmops.train.rows import Examples, Judged, Pair, hold_out, too_long
 
 
 def read_preferences(
-    data: PreferenceSource, registry: Registry
-) -> tuple[PreferenceSnapshot, list[Preference]]:
-    """The newest preference snapshot that `data` names, and its pairs.
+    data: PreferenceSource, registry: Registry, gate: Gate = UNCHECKED
+) -> tuple[PreferenceSnapshot, Sequence[Preference], tuple[Dropped, ...]]:
+    """The newest preference snapshot that `data` names, its pairs, and those that `gate` drops.
+
+    Where the gate drops or redacts pairs, the others are frozen as a snapshot of their own: what a run names is what it
+    learnt from.
 
     Raises:
         BadRequest: nothing was exported under that name.
+        DataError: the gate refuses the pairs.
         InvalidEvidence: the snapshot was altered.
     """
     snapshot = find_preferences(registry.store, registry.ledger, data.name)
-    return snapshot, load_pairs(registry.store, snapshot)
+    pairs = load_pairs(registry.store, snapshot)
+    checked = gate.check(pairs)
+    if not checked.changed:
+        return snapshot, pairs, ()
+    reasons = {d.source: d.reason for d in checked.dropped}
+    dropped = [DroppedItem(p.item, p.source, reasons[p.source]) for p in pairs if p.source in reasons]
+    rest = replace(
+        snapshot,
+        artifact=put_preferences(registry.store, checked.rows, dropped),
+        n_pairs=len(checked.rows),
+        n_dropped=counts_with(snapshot.n_dropped, checked.dropped),
+    )
+    registry.store.put_record(rest)
+    return rest, checked.rows, checked.dropped
 
 
 def encode_pairs(
-    found: tuple[PreferenceSnapshot, Sequence[Preference]],
+    found: tuple[PreferenceSnapshot, Sequence[Preference], Sequence[Dropped]],
     recipe: Recipe,
     tokenizer: Tokenizer,
     contract: PromptContract,
@@ -50,10 +69,10 @@ def encode_pairs(
     A pair is dropped when both answers are the same, when one has no exact loss mask, or when its longer side has more
     than `recipe.max_tokens` tokens. Whether that is too many is for `require_within_budget`.
     """
-    snapshot, preferences = found
+    snapshot, preferences, already = found
     encoder = Encoder(tokenizer, contract)
     kept: list[Pair] = []
-    dropped: list[Dropped] = []
+    dropped = list(already)
     outcomes = in_chunks(lambda part: [_pair_or_refusal(one, encoder) for one in part], preferences)
     for preference, pair in zip(preferences, outcomes, strict=True):
         reason = pair.reason if isinstance(pair, RowRefused) else too_long(pair.n_tokens, recipe)

@@ -22,6 +22,7 @@ from llmops.tracking import require_tracker
 from llmops.train.account import require_within_budget, write_account
 from llmops.train.aids import Aids, find_aids
 from llmops.train.examples import read_examples
+from llmops.train.gate import gate_of
 from llmops.train.libraries import quiet_libraries
 from llmops.train.order import n_sequences, n_steps_of
 from llmops.train.parent import Parent, continue_recipe
@@ -62,13 +63,13 @@ def plan(
     Args:
         recipe_path: the YAML file.
         workspace: where data and state are.
-        folder: an existing folder that gets `dropped.jsonl`, and `quarantine.jsonl` if a row is dropped.
+        folder: an existing folder that gets `quality.json`, `dropped.jsonl`, and `quarantine.jsonl` if one is dropped.
         progress: told what is being looked at.
         overrides: settings that replace the file's.
 
     Raises:
         ConfigError: a setting is wrong, does not fit the base, cannot be served, or needs what is not installed.
-        DataError: a file is missing, or more rows would be dropped than the recipe allows.
+        DataError: a file is missing, a quality check refuses the rows, or more would be dropped than the recipe allows.
         BadRequest: the base, the dataset or the preferences are not there.
         InvalidEvidence: the data's snapshot, or the adapter that is continued, was altered.
     """
@@ -89,7 +90,8 @@ def plan(
     n_parameters = _require_fit(recipe, base, parent, recipe_path)
     contract = recipe.contract_on(base.contract)
     tokenizer = load_tokenizer(base)
-    examples = read_examples(recipe, recipe_path.parent, registry, (tokenizer, contract), progress)
+    gate = gate_of(recipe, workspace, tokenizer, folder, progress)
+    examples = read_examples(recipe, recipe_path.parent, registry, (tokenizer, contract), gate)
     require_within_budget(examples, recipe, write_account(examples.dropped, folder))
     n_steps = n_steps_of(recipe, n_sequences(recipe, [example.n_tokens for example in examples.train]))
     resolved = recipe.model_copy(

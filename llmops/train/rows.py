@@ -18,8 +18,9 @@ from llmops.data.snapshot import find_snapshot, stored_pool
 from llmops.errors import RowRefused
 from llmops.records import DatasetSnapshot, Dropped, Message, PreferenceSnapshot, PromptContract, Row
 from llmops.registry.adapters import Registry
-from llmops.schema import Progress, no_progress
-from llmops.train.frozen import Asked, freeze_rows
+from llmops.schema import Progress
+from llmops.train.frozen import Asked, freeze_rest, freeze_rows
+from llmops.train.gate import UNCHECKED, Gate
 from llmops.train.recipe import AnySource, DatasetSource, Recipe
 from llmops.train.spool import SpooledExamples, hold_out_spooled
 
@@ -153,27 +154,35 @@ class Examples(Generic[E]):
 
 
 def read_source(
-    data: AnySource, name: str, folder: Path, registry: Registry, progress: Progress = no_progress
+    data: AnySource, name: str, folder: Path, registry: Registry, gate: Gate = UNCHECKED
 ) -> Source:
     """The conversations that `data` names: a dataset's newest snapshot, or anything else frozen as one now.
+
+    Rows pass through the gate before they are frozen. Where it drops or redacts rows of a dataset, the others are
+    frozen as a snapshot of their own: what a run names is what it learnt from.
 
     Args:
         data: what a recipe says of its data.
         name: the recipe's name, which a snapshot made now is called after.
         folder: what the files' paths are relative to.
         registry: where snapshots lie.
-        progress: told what is read, and in which format.
+        gate: checks the rows; its progress is told what is read, and in which format.
 
     Raises:
         BadRequest: the dataset has no snapshot.
-        DataError: the data cannot be read, or holds something else.
+        DataError: the data cannot be read, holds something else, or is refused by the gate.
         InvalidEvidence: the snapshot was altered.
         LlmopsError: hub, database or endpoint cannot be reached, or the disk did not take it.
     """
     if isinstance(data, DatasetSource):
         snapshot = find_snapshot(registry.store, registry.ledger, data.name)
-        return Source(snapshot, stored_pool(registry.store, snapshot, data.pool), ())
-    frozen = freeze_rows(Asked(data, name, folder, progress), registry)
+        rows = stored_pool(registry.store, snapshot, data.pool)
+        checked = gate.check(rows)
+        if not checked.changed:
+            return Source(snapshot, rows, ())
+        frozen = freeze_rest(snapshot, checked, registry)
+    else:
+        frozen = freeze_rows(Asked(data, name, folder, gate), registry)
     return Source(frozen.snapshot, frozen.rows, frozen.dropped)
 
 

@@ -1,8 +1,8 @@
 """A run's folder: how it is made, held, gone back to, and what is left in it when the run ends.
 
 `.llmops/runs/<run>/` has recipe.json (resolved, with its digest), inputs.json (what resuming compares), metrics.jsonl,
-dropped.jsonl, quarantine.jsonl (the dropped rows themselves, if any), and error.txt when the run failed. Checkpoints
-lie in `trainer/`: they go when the run has finished and stay when it has not, for `llmops finetune --resume`.
+quality.json, dropped.jsonl, quarantine.jsonl (the dropped rows themselves, if any), and error.txt when the run failed.
+Checkpoints lie in `trainer/`: they go when the run has finished and stay when it has not, for `finetune --resume`.
 """
 
 from __future__ import annotations

@@ -6,11 +6,12 @@ Reads the recipe's base (its tokenizer) and data, as a run does.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llmops.chat import Encoder
+from llmops.data.quality import Surroundings
 from llmops.errors import BadRequest
 from llmops.records import Dropped
 from llmops.registry.adapters import Registry
@@ -18,6 +19,7 @@ from llmops.registry.bases import resolve_base
 from llmops.schema import JsonDict, Progress
 from llmops.settings import Workspace
 from llmops.train.examples import read_examples
+from llmops.train.gate import UNCHECKED
 from llmops.train.libraries import quiet_libraries
 from llmops.train.parent import continue_recipe
 from llmops.train.recipe import load_recipe
@@ -96,7 +98,8 @@ def show_mask(recipe_path: Path, workspace: Workspace, wanted: str | int, progre
     registry = Registry.of(workspace)
     recipe, _ = continue_recipe(recipe, base, registry, recipe_path)
     parts = (load_tokenizer(base), recipe.contract_on(base.contract))
-    examples = read_examples(recipe, recipe_path.parent, registry, parts, progress)
+    unchecked = replace(UNCHECKED, around=Surroundings(progress=progress))
+    examples = read_examples(recipe, recipe_path.parent, registry, parts, unchecked)
     by_source: dict[str, list[Any]] = {}
     for one in (*examples.train, *examples.held_out, *examples.dropped):
         by_source.setdefault(one.source, []).append(one)

@@ -11,9 +11,9 @@ from transformers import AutoTokenizer
 
 from llmops.registry.adapters import Registry
 from llmops.registry.bases import resolve_base
-from llmops.schema import no_progress
 from llmops.train.aids import find_aids
 from llmops.train.examples import read_examples
+from llmops.train.gate import UNCHECKED
 from llmops.train.loop import StepReporter
 from llmops.train.order import training_order
 from llmops.train.recipe import Recipe, load_recipe
@@ -44,7 +44,7 @@ def set_up(
     base = resolve_base(str(bench.base))
     tokenizer = AutoTokenizer.from_pretrained(bench.base)
     encoder = (tokenizer, recipe.contract_on(base.contract))
-    examples = read_examples(recipe, bench.root, Registry.of(bench.workspace), encoder, no_progress)
+    examples = read_examples(recipe, bench.root, Registry.of(bench.workspace), encoder, UNCHECKED)
     assert examples.dropped == ()
     session = Session(base, examples, "cpu", bench.root / "scratch", bench.root / "adapter", parent)
     lengths = [row.n_tokens for row in examples.train]
@@ -59,7 +59,7 @@ def set_up_rows(
     registry, base = Registry.of(bench.workspace), resolve_base(str(bench.base))
     recipe, aids = find_aids(load_recipe(path), base, registry, path)
     encoder = (AutoTokenizer.from_pretrained(bench.base), recipe.contract_on(base.contract))
-    examples = read_examples(recipe, bench.root, registry, encoder, no_progress)
+    examples = read_examples(recipe, bench.root, registry, encoder, UNCHECKED)
     assert examples.dropped == ()
     session = Session(base, examples, "cpu", bench.root / "scratch", bench.root / "adapter", parent, aids)
     lengths = [row.n_tokens for row in examples.train]

@@ -17,7 +17,6 @@ from llmops.ratings.preferences import load_pairs
 from llmops.records import Case, DatasetSnapshot, Labelled, Lineage, Message, PreferenceSnapshot
 from llmops.registry.adapters import Registry
 from llmops.registry.graph import build_graph
-from llmops.schema import no_progress
 from llmops.train.frozen import (
     Asked,
     freeze_judged,
@@ -26,6 +25,7 @@ from llmops.train.frozen import (
     labelled_line,
     labelled_of_line,
 )
+from llmops.train.gate import UNCHECKED
 from llmops.train.gather import NOT_DRAWN_FILE
 from llmops.train.recipe import AnySource, load_recipe
 from tests.data.containers import write_csv, write_jsonl, write_parquet
@@ -55,7 +55,7 @@ def data_of(bench: Bench, data: dict[str, Any], **changes: Any) -> AnySource:
 
 
 def asked(bench: Bench, data: dict[str, Any], **changes: Any) -> Asked:
-    return Asked(data_of(bench, data, **changes), "tiny", bench.root, no_progress)
+    return Asked(data_of(bench, data, **changes), "tiny", bench.root, UNCHECKED)
 
 
 def test_csv_parquet_and_a_query_train_the_adapter_that_jsonl_trains(bench: Bench) -> None:

@@ -78,7 +78,8 @@ def test_run_folder_keeps_recipe_curve_and_dropped_rows(bench: Bench) -> None:
     folder = _run_folder(bench)
     names = sorted(p.name for p in folder.iterdir())
     assert names == [
-        "dropped.jsonl", "inputs.json", "lock", "metrics.jsonl", "quarantine.jsonl", "recipe.json",
+        "dropped.jsonl", "inputs.json", "lock", "metrics.jsonl", "quality.json", "quarantine.jsonl",
+        "recipe.json",
     ]  # fmt: skip
     curve = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in curve] == [1, 2, 3, 4, 4]
@@ -256,6 +257,7 @@ def test_interrupted_run_is_a_failed_run(bench: Bench) -> None:
         "inputs.json",
         "lock",
         "metrics.jsonl",
+        "quality.json",
         "recipe.json",
     ]
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from llmops.data.quality.config import Quality
 from llmops.errors import BadRequest, ConfigError
 from llmops.records import PromptContract
 from llmops.registry.adapters import require_name
@@ -108,6 +109,8 @@ class Recipe(Optimizing):
     """Also make the merged model, as `llmops merge` would; a DoRA adapter is served in this way alone."""
     max_tokens: int = Field(512, ge=8)
     """Longest row, in tokens (of a pair: the longer side); longer ones are dropped and counted, never cut."""
+    quality: Quality = Quality()
+    """Checks of the rows: copies, personal data, language, length, and cases of the suites among them."""
     drop_budget_frac: float = Field(0.0, ge=0, lt=1)
     """Fraction of the rows that may be dropped (too long, malformed, no exact loss mask) before that is an error."""
     batch: Batch = Batch()
