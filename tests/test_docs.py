@@ -8,13 +8,11 @@ import shlex
 import subprocess
 from pathlib import Path
 
-import click
 import pytest
-import typer
 import yaml
 
-from llmops.cli import app
 from llmops.settings import load_yaml
+from tests.command_line import parse
 
 ROOT = Path(__file__).parent.parent
 TRACKED = subprocess.run(
@@ -35,6 +33,8 @@ def _load(path: str) -> object:
         from llmops.settings import find_workspace
 
         return find_workspace(ROOT).config
+    if folder == "recipes/jobs":
+        return list(yaml.safe_load_all(full.read_text()))  # for other programs: tests/train/test_jobs.py
     if folder == "recipes":
         from llmops.train.recipe import load_recipe
 
@@ -62,18 +62,6 @@ def _load(path: str) -> object:
     raise AssertionError(f"{path}: no part of the program reads it")
 
 
-def _parse(words: list[str]) -> None:
-    """Parse a command line as the program would, without running it."""
-    command: click.Command = typer.main.get_command(app)
-    context = click.Context(command, info_name="llmops")
-    rest = words[1:]
-    while isinstance(command, click.Group):
-        name, command_, rest = command.resolve_command(context, rest)
-        assert command_ is not None, name
-        command, context = command_, click.Context(command_, info_name=name, parent=context)
-    command.make_context("llmops", rest, resilient_parsing=False)
-
-
 def _commands_in(text: str) -> list[str]:
     """Lines of a page's code blocks that call llmops, joined over continuation lines, comments cut off."""
     blocks = re.findall(r"^```(?:console|bash|sh)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
@@ -94,8 +82,11 @@ def test_yaml_is_loaded_by_the_part_that_reads_it(path: str) -> None:
 def test_first_line_of_a_yaml_is_the_command_that_runs_it(path: str) -> None:
     first = (ROOT / path).read_text().splitlines()[0]
     assert first.startswith("# llmops "), first
-    assert path in first
-    _parse(shlex.split(first.removeprefix("# ")))
+    if path.startswith("recipes/jobs/"):
+        first = first.partition(" on ")[0]
+    else:
+        assert path in first
+    parse(shlex.split(first.removeprefix("# "))[1:])
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -106,7 +97,13 @@ def test_every_command_on_a_page_parses(page: str) -> None:
         if words[0] == "make":
             assert words[1] in targets, call
         elif "--help" not in words:
-            _parse(words)
+            parse(words[1:])
+
+
+def test_command_that_does_not_exist_is_noticed() -> None:
+    for words in (["finetun", "x.yaml"], ["release", "promot", "x"], ["finetune", "x.yaml", "--nothing"]):
+        with pytest.raises(Exception, match="No such"):
+            parse(words)
 
 
 def test_readme_shows_commands_at_all() -> None:
@@ -142,4 +139,5 @@ def test_ci_runs_the_commands_contributors_are_told_to_run() -> None:
 
 def test_yaml_comments_and_values_are_plain_yaml() -> None:
     for path in YAMLS:
-        assert isinstance(yaml.safe_load((ROOT / path).read_text()), dict)
+        documents = list(yaml.safe_load_all((ROOT / path).read_text()))
+        assert all(isinstance(document, dict) for document in documents)

@@ -45,8 +45,6 @@ def finetune(
         raise BadRequest("finetune: no recipe is given; name a file, or give --resume to go on with a run")
     if run and not resume:
         raise BadRequest("finetune: --run says which run to go on with; give --resume too")
-    if settings and resume:
-        raise BadRequest("finetune: --set with --resume: a run goes on as it began; leave --set out")
     from llmops.train.recipe import parse_override, set_words
 
     workspace, overrides = find_workspace(), tuple(parse_override(text) for text in settings or ())
@@ -58,7 +56,7 @@ def finetune(
 
     with progress("finetune") as report:
         started = train(recipe, workspace, report, overrides) if recipe and not resume else None
-        record = started or go_on(recipe, workspace, report, run)
+        record = started or go_on(recipe, workspace, report, run, overrides)
     print_adapter(Registry.of(workspace), record, json)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +84,7 @@ def resume(
     workspace: Workspace,
     progress: Progress = no_progress,
     run_id: str | None = None,
+    overrides: Overrides = (),
 ) -> AdapterRecord:
     """Go on with the newest unfinished run of a recipe, behind its newest whole checkpoint, and register the adapter.
 
@@ -92,6 +93,7 @@ def resume(
         workspace: where data, store and ledger are.
         progress: as for `finetune`.
         run_id: the run, or the beginning of its id, where it shall not be the newest.
+        overrides: settings that replace the file's; without a file those that the run began with.
 
     Raises:
         BadRequest: there is no such run, it has no whole checkpoint, or another process works on it.
@@ -99,8 +101,10 @@ def resume(
         Others: as for `finetune`.
     """
     registry = Registry.of(workspace)
-    name = load_recipe(recipe_path).name if recipe_path else None
+    name = load_recipe(recipe_path, overrides).name if recipe_path else None
     found = find_resumable(recipe_path, name, run_id, workspace, registry.ledger)
+    if recipe_path:
+        found = replace(found, run=replace(found.run, overrides=overrides))
     try:
         with tempfile.TemporaryDirectory() as scratch:
             run = found.run

@@ -80,14 +80,12 @@ def train_one(config: dict[str, Any]) -> None:
 
     os.chdir(config["root"])
     workspace, path = find_workspace(config["root"]), config["recipe"]
-    if place().first:
-        go_on = config["resumed"]
-        record = (
-            resume(path, workspace) if go_on else finetune(path, workspace, overrides=config["overrides"])
-        )
-        config["answer"].put(record.adapter)
-    else:
-        follow(path, workspace, config["overrides"])
+    overrides = config["overrides"]
+    if not place().first:
+        follow(path, workspace, overrides)
+        return
+    train = resume if config["resumed"] else finetune
+    config["answer"].put(train(path, workspace, overrides=overrides).adapter)
 
 
 def _as_ours(error: Exception) -> LlmopsError:
