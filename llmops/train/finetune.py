@@ -31,6 +31,7 @@ from llmops.train.plan import Plan, plan
 from llmops.train.recipe import Overrides, load_recipe
 from llmops.train.resume import OF_THIS_MACHINE, find_resumable, inputs_of, require_same, write_inputs
 from llmops.train.run import METRICS_FILE, RECIPE_FILE, Run, begin, cut_metrics, recorded
+from llmops.train.scorers import reward_files
 
 if TYPE_CHECKING:  # loads torch
     from llmops.train.session import Session
@@ -142,7 +143,7 @@ def _run(
             contract=planned.contract,
             probes=probes,
             lineage=lineage,
-            extras=_extras(run),
+            extras=_extras(run) | reward_files(planned.aids.scorers),
         )
         registry = Registry.of(workspace)
         record = registry.register(new)

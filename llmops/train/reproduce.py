@@ -38,6 +38,7 @@ from llmops.train.probes import effect_nats
 from llmops.train.recipe import Recipe
 from llmops.train.resume import rows_digest
 from llmops.train.run import METRICS_FILE
+from llmops.train.scorers import kept_name
 
 MAX_PROBE_CHANGE_FRAC = 0.1
 """How far two trainings of one adapter may lie apart on the probes, as a fraction of what the adapter changes there."""
@@ -113,7 +114,8 @@ def reproduce(reference: str, workspace: Workspace, progress: Progress = no_prog
     kept = _lineage_files(registry, record)
     quiet_libraries()
     progress(0, 0, "reading the lineage")
-    planned, differs = _plan_again(record, lineage, registry, workspace.root, progress)
+    place = kept if kept and any(kept.glob(kept_name("*"))) else workspace.root
+    planned, differs = _plan_again(record, lineage, registry, place, progress)
     differs = differs or _first_different_input(planned, lineage, kept)
     hints = tuple(_hints(lineage, planned.device))
     if differs:
@@ -142,7 +144,7 @@ def _plan_again(
 ) -> tuple[Plan, str | None]:
     """The run as its lineage spells it, over the rows that were stored; and what of it is not there any more.
 
-    Paths of reward functions, the one thing a recipe names that is not stored, are looked for under `place`.
+    Reward functions are looked for in `place`: where their files are kept, or where the recipe's paths may lead.
     """
     from llmops.train.model import load_tokenizer, pick_device, require_means
 

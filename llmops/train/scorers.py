@@ -5,6 +5,7 @@ Runs users' code; loads the weights of reward models when they are first asked.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import math
 from collections.abc import Callable, Sequence
@@ -54,6 +55,7 @@ class FunctionScorer:
     name: str
     weight: float
     function: Callable[..., Any]
+    source: bytes = b""  # of its file
 
     def rewards(self, answers: Sequence[Answer]) -> list[float]:
         """What the function says of each answer.
@@ -114,7 +116,7 @@ def load_scorer(named: PythonReward, folder: Path, place: str) -> tuple[PythonRe
 
     Args:
         named: the setting.
-        folder: what its path is relative to.
+        folder: what its path is relative to; the file may also lie in it as it is kept beside a lineage.
         place: the recipe's file and the setting, for messages.
 
     Raises:
@@ -122,7 +124,8 @@ def load_scorer(named: PythonReward, folder: Path, place: str) -> tuple[PythonRe
             be called with three arguments.
     """
     file, _, name = named.function.rpartition("::")
-    path = folder / file
+    path = folder / (kept_name(named.sha256) if named.sha256 else file)
+    path = path if path.is_file() else folder / file
     if not path.is_file():
         raise ConfigError(f"{place}: {path}: no such file; correct function")
     digest = sha256_file(path)
@@ -138,4 +141,16 @@ def load_scorer(named: PythonReward, folder: Path, place: str) -> tuple[PythonRe
         raise ConfigError(
             f"{place}: {named.function}: is called as {name}{SIGNATURE} ({error}); mend it"
         ) from None
-    return named.model_copy(update={"sha256": digest}), FunctionScorer(named.function, named.weight, function)
+    scorer = FunctionScorer(named.function, named.weight, function, path.read_bytes())
+    return named.model_copy(update={"sha256": digest}), scorer
+
+
+def kept_name(sha256: str) -> str:
+    """What the file of a reward function is called beside a lineage."""
+    return f"reward-{sha256}.py"
+
+
+def reward_files(scorers: Sequence[Scorer]) -> dict[str, bytes]:
+    """The files of the reward functions among these, as they are kept beside a lineage."""
+    sources = [scorer.source for scorer in scorers if isinstance(scorer, FunctionScorer)]
+    return {kept_name(hashlib.sha256(source).hexdigest()): source for source in sources}

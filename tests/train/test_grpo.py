@@ -251,3 +251,20 @@ def test_bfloat16_and_four_bits_learn_too(bench: Bench) -> None:
     seen: list[dict[str, float]] = []
     train_adapter(recipe, session, lambda s, n, f: seen.append(f))
     assert all(f["grad_norm"] > 0 for f in seen)
+
+
+def test_adapter_is_made_again_from_its_lineage_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sampled answers and all; the reward function's file is gone, and is read from what was kept."""
+    monkeypatch.chdir(bench.root)
+    (bench.root / "recipes").mkdir()
+    (bench.root / "recipes" / "rewards.py").write_text(REWARDS)
+    data = {"kind": "files", "paths": ["../rows.jsonl"]}
+    path = bench.recipe("recipes/rl.yaml", name="rl", method=_method("vowels"), data=data, n_steps=2)
+    runner = CliRunner()
+    done = runner.invoke(app, ["finetune", str(path)])
+    assert done.exit_code == 0, (done.output, done.exception)
+    (bench.root / "recipes" / "rewards.py").unlink()
+    again = runner.invoke(app, ["reproduce", "rl"])
+    assert again.exit_code == 0, (again.output, again.exception)
+    assert "EXACT" in again.stdout
+    assert "WEIGHTS-EXACT" not in again.stdout
