@@ -191,7 +191,8 @@ def _changed(content: bytes, path: PurePosixPath, change: Change) -> bytes | Non
         return retarget(content.decode(), path, change).encode()
     if path.parts[0] == "data" or path.as_posix() == "recipes/README.md":
         return None  # the example's builder, and what was measured on its data
-    return renamed(content.decode(), change.own.name).encode() if path.suffix == ".md" else content
+    speaks = path.suffix in (".md", ".sbatch")  # of the example's recipes
+    return renamed(content.decode(), change.own.name).encode() if speaks else content
 
 
 def _commands(root: Path, name: str) -> tuple[str, ...]:

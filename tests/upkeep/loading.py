@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import yaml
+
 from llmops.data import DataConfig
 from llmops.evals.gate import load_gate
 from llmops.evals.suite import SuiteConfig
@@ -15,6 +17,7 @@ from llmops.train.recipe import load_recipe
 READERS = {
     "data": lambda path: load_yaml(path, DataConfig),
     "recipes": load_recipe,
+    "recipes/jobs": lambda path: list(yaml.safe_load_all(path.read_text())),  # for other programs
     "serving": load_profile,
     "evals/suites": lambda path: load_yaml(path, SuiteConfig),
     "evals/gates": load_gate,
