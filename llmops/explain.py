@@ -5,6 +5,7 @@ Reads no files.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import get_args
@@ -33,13 +34,14 @@ def explain(error: ValidationError, model: type[BaseModel], data: object = None)
     if kind == "union_tag_invalid":
         where = f"{where}.{str(context['discriminator']).strip(chr(39))}"
         return f"{where}: {_choice(str(context['tag']), context['expected_tags'])}"
-    if kind == "literal_error":
+    alike = [fault for fault in faults if _place(fault["loc"], data) == _place(first["loc"], data)]
+    if kind == "literal_error" and len(alike) == 1:
         return f"{where}: {_choice(first['input'], context['expected'].replace(' or ', ', '))}"
     if kind == HIDDEN_INPUT:
         return f"{where} {first['msg']}"
-    said = _MUST_BE.get(kind) or first["msg"].removeprefix("Value error, ").replace(
-        "Input should be", "must be"
-    )
+    # A value of several types has a fault for each.
+    all_said = list(dict.fromkeys(_said(fault["type"], fault["msg"]) for fault in alike))
+    said = " or ".join([all_said[0], *(said.removeprefix("must be ") for said in all_said[1:])])
     found = _found(first["input"], said)
     if kind == "value_error" and ";" in said:  # our own words, which say what to do
         what, _, advice = said.partition(";")
@@ -47,13 +49,18 @@ def explain(error: ValidationError, model: type[BaseModel], data: object = None)
     return f"{where or 'settings'}: {said}{found}; correct it"
 
 
+def _said(kind: str, message: str) -> str:
+    return _MUST_BE.get(kind) or _SHOULD.sub("must ", message.removeprefix("Value error, "))
+
+
 def _found(value: object, said: str) -> str:
     """The value that is at fault, if it is short and was not named yet."""
     spelt = repr(value)
     whole = isinstance(value, dict) and len(value) > 1
-    return "" if whole or len(spelt) > _SHOWN or spelt in said else f" (found {spelt})"
+    return "" if whole or len(spelt) > _SHOWN or (len(spelt) > 2 and spelt in said) else f" (found {spelt})"
 
 
+_SHOULD = re.compile(r"^[A-Z][a-z]+ should ")  # pydantic's: Input should be, String should match ...
 _SHOWN = 60  # characters; longer values are not repeated in messages
 _MUST_BE = {
     "tuple_type": "must be a list",
@@ -65,20 +72,19 @@ _MUST_BE = {
 
 
 def _place(parts: Sequence[int | str], data: object) -> list[str]:
-    """A fault's place without the names of variants, which pydantic puts between: they are values, not names."""
-    names = []
+    """A fault's place without the names of variants and types, which pydantic puts between: nobody wrote them."""
+    names: list[str] = []
+    inner = {} if data is None else data
     for part in parts:
-        if (
-            isinstance(data, dict)
-            and part not in data
-            and part in [v for v in data.values() if isinstance(v, str)]
-        ):
+        if isinstance(inner, dict):
+            if part not in inner and part in [v for v in inner.values() if isinstance(v, str)]:
+                continue
+            inner = inner.get(part, {})
+        elif isinstance(inner, list) and isinstance(part, int):
+            inner = inner[part] if part < len(inner) else {}
+        else:
             continue
         names.append(str(part))
-        try:
-            data = data[part]  # type: ignore[index]
-        except (KeyError, IndexError, TypeError):
-            data = None
     return names
 
 

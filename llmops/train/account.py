@@ -14,7 +14,7 @@ from typing import Any
 from llmops.data.quarantine import DROPPED_FILE, QUARANTINE_FILE, dropped_lines, quarantine_lines
 from llmops.errors import DataError
 from llmops.records import Dropped
-from llmops.train.recipe import Recipe
+from llmops.train.recipe import Kto, Recipe
 from llmops.train.rows import Examples
 
 N_NAMED = 3  # dropped rows that an error message names; the others are in the run's list
@@ -53,3 +53,20 @@ def require_within_budget(examples: Examples[Any], recipe: Recipe, listing: Path
         f"({n_dropped / n_all:.2%}: {counts}), the budget is {recipe.drop_budget_frac:.2%}; all are listed in "
         f"{listing}; mend them, or raise drop_budget_frac or max_tokens"
     )
+
+
+def require_both_kinds(examples: Examples[Any], recipe: Recipe) -> None:
+    """Refuse answers for kto that are all good or all bad: there would be nothing to tell apart.
+
+    Raises:
+        DataError: says which kind is missing.
+    """
+    if not isinstance(recipe.method, Kto):
+        return
+    kinds = {row.good for row in examples.train}
+    if len(kinds) == 1:
+        all_are, lacking = ("good", "bad") if kinds == {True} else ("bad", "good")
+        raise DataError(
+            f"data of {recipe.name}: all {len(examples.train):,} answers are {all_are} ones; kto learns to tell both "
+            f"kinds apart, add {lacking} answers"
+        )
