@@ -1,7 +1,7 @@
 """Every shipped recipe trains: two steps from its own file, with its own values, on a tiny base and made-up data.
 
 What is changed is in `_shortened`: the base, the length of the run, where it is shown, a learning rate at which two
-steps have an effect that counts, and the address of a teacher.
+steps have an effect that counts, the address of a teacher, and the number of processes.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ def teacher() -> Iterator[Server]:
 def _shortened(shipped: dict[str, Any], base: Path, teacher: Server) -> dict[str, Any]:
     values = {k: v for k, v in shipped.items() if k not in ("n_epochs", "n_steps", "tracking", "report_to")}
     values |= {"base_model": str(base), "n_steps": 2, "tracking": "none", "device": "cpu"}
+    values.pop("launch", None)  # a machine with as many devices: tests/train/test_launch.py
     values["learning_rate"] = max(5e-3, float(shipped["learning_rate"]))
     if "url" in values["method"].get("teacher", {}):
         values["method"]["teacher"]["url"] = teacher.url
@@ -102,8 +103,9 @@ def test_shipped_recipe_trains_two_steps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shipped = yaml.safe_load(path.read_text())
-    if shipped.get("quantization") == "nf4":
-        pytest.importorskip("bitsandbytes")
+    pytest.importorskip(
+        {"nf4": "bitsandbytes", "int8": "torchao"}.get(shipped.get("quantization", ""), "torch")
+    )
     bench = Bench(workspace, long_base)
     _fill(bench, champion)
     folder = bench.root / "recipes"
@@ -117,7 +119,16 @@ def test_shipped_recipe_trains_two_steps(
     assert done.exit_code == 0, (done.output, done.exception)
     lineage = json.loads(done.stdout)["lineage"]
     assert lineage["metrics"]["n_steps"] == 2
-    changed = ("base_model", "n_epochs", "n_steps", "tracking", "learning_rate", "continue_from", "method")
+    changed = (
+        "device",
+        "base_model",
+        "n_epochs",
+        "n_steps",
+        "tracking",
+        "learning_rate",
+        "continue_from",
+        "method",
+    )
     for name, value in shipped.items():
         if name not in changed and value != "auto" and not isinstance(value, dict):
             assert lineage["recipe"][name] == value, name
