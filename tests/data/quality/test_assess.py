@@ -38,6 +38,13 @@ def test_each_action_does_what_it_says_and_every_row_is_accounted_for() -> None:
     assert assess(rows, Quality().only(), "rows", SUITE).report.checks == {}
 
 
+def test_rows_that_nothing_was_dropped_from_are_the_very_same_sequence() -> None:
+    rows = rows_of(["a", "b", "a"])
+    found = assess(rows, Quality(), "rows")
+    assert found.rows is rows
+    assert not found.changed
+
+
 def test_refusal_names_check_worst_rows_and_what_to_do() -> None:
     report = assess(rows_of(["x", LONG]), Quality(), "data of r", SUITE).report
     with pytest.raises(DataError) as caught:
