@@ -249,3 +249,14 @@ def test_a_yaml_file_that_is_neither_recipe_nor_data_is_refused(bench: Bench) ->
         2,
         f"{bench.root / 'x.yaml'}: is neither a recipe nor a data file; give one, or a file of rows",
     )
+
+
+def test_two_exports_of_preferences_are_compared_by_name_and_digest(bench: Bench) -> None:
+    first = bench.prefer([("A?", "yes", "no"), ("B?", "yes", "no")])
+    bench.prefer([("A?", "yes", "no"), ("B?", "no", "yes"), ("C?", "yes", "no")])
+    code, out, _ = llmops("data", "diff", first.digest()[:12], "docs-train", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert (found["n_rows"], found["n_same"], len(found["added"]), found["removed"]) == ([2, 3], 1, 1, [])
+    assert found["changed"][0]["before"]["answer"] == "yes | no"
+    assert found["changed"][0]["after"]["answer"] == "no | yes"
