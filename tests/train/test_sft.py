@@ -86,7 +86,7 @@ def test_labels_in_the_trained_batches_decode_to_exactly_the_answers(
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_loss_and_weights_equal_trl_scoring_every_position(bench: Bench, accumulation: int) -> None:
     batch = {"per_device": 2, "accumulation": accumulation}
-    recipe, run, order = _set_up(bench, n_steps=5, batch=batch, learning_rate=1e-3)
+    recipe, run, order = _set_up(bench, n_steps=20, batch=batch, learning_rate=1e-3)
     losses: dict[str, list[float]] = {"ours": [], "trl": []}
     ours = build_trainer(recipe, run, order, lambda s, n, f: losses["ours"].append(f["loss"]))
     plain = SFTTrainer(
@@ -101,7 +101,8 @@ def test_loss_and_weights_equal_trl_scoring_every_position(bench: Bench, accumul
     assert all(torch.equal(first[k], second[k]) for k in first)
     ours.train()
     plain.train()
-    assert losses["ours"] == pytest.approx(losses["trl"], rel=1e-5)
+    assert len(losses["ours"]) == 20
+    assert losses["ours"] == pytest.approx(losses["trl"], rel=1e-4)
     trained, expected = _weights(ours), _weights(plain)
     assert trained.keys() == expected.keys()
     for name, weight in trained.items():

@@ -18,7 +18,7 @@ from peft.helpers import disable_input_dtype_casting
 from transformers import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
-from llmops.train.loop import IGNORED, OnStep, StepReporter, row_logprobs
+from llmops.train.loop import IGNORED, OnStep, StepReporter, row_logprobs, sum_parts, token_nll
 from llmops.train.model import adapter_config, load_base
 from llmops.train.order import n_steps_of, training_order
 from llmops.train.recipe import Dpo, Recipe
@@ -31,9 +31,9 @@ from llmops.train.session import (
     save_adapter,
     set_first_weights,
     shared_settings,
-    token_figures,
     tokenizer_with_padding,
 )
+from llmops.train.shared_prompt import pair_collator, pair_question, pair_token_figures
 
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")  # the columns TRL's collator passes on
 
@@ -132,7 +132,12 @@ class LabelScoredDPOTrainer(DPOTrainer):  # type: ignore[misc]
 
 
 def score(model: Any, output_layer: torch.nn.Module, batch: dict[str, torch.Tensor]) -> Scores:
-    """Scores of a batch as TRL's collator makes it: input_ids, attention_mask, completion_mask, each [2B, T]."""
+    """Scores of a batch of `SharedPromptCollator`, or as TRL's collators make it, padded on the right: input_ids,
+    attention_mask and completion_mask, each [2B, T].
+    """
+    if "parts" in batch:
+        logprobs = -token_nll(model, output_layer, pair_question(batch, model))
+        return Scores(sum_parts(logprobs, batch["n_tokens"]), batch["n_tokens"])
     labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
     labelled = {
         "input_ids": batch["input_ids"],
@@ -149,7 +154,8 @@ def train_adapter(recipe: Recipe, session: Session[Pair], on_step: OnStep) -> di
         Of the last ten steps: `train_loss`. Of the held-out pairs, absent without any: `held_out_loss`, `..._margin`,
         `..._accuracy` and `..._chosen_nll` (nats a label), and under the reference `held_out_loss_start` and
         `held_out_chosen_nll_start` (margin 0 and accuracy 0.5 by definition). `n_steps`, `n_epochs`, `n_tokens` (of
-        both sides, padding not counted), `padding_frac`, `train_s` (with the reference's pass).
+        both sides, without padding; a shared prompt counts once), `padding_frac`, `train_s` (with the reference's
+        pass).
 
     Raises:
         TrainingFailed: the loss is not finite, at the step it happened.
@@ -170,12 +176,10 @@ def train_adapter(recipe: Recipe, session: Session[Pair], on_step: OnStep) -> di
         )
         figures = _held_out(trainer, recipe, held_out, reference)
     order = order[: trained.n_steps * recipe.step_batch.n_rows]
-    sides = [length for pair in pairs for length in pair.lengths]
-    read = [side for i in order for side in (2 * i, 2 * i + 1)]
     save_adapter(trainer.model, session.adapter)
     own = {
         "n_epochs": len(order) / len(pairs),
-        **token_figures(sides, read, 2 * recipe.batch.per_device),
+        **pair_token_figures(trainer, pairs, order),
         "train_s": trained.train_s + reference_s,
     }
     return trained.figures | own | figures
@@ -186,11 +190,13 @@ def build_trainer(
 ) -> LabelScoredDPOTrainer:
     """The trainer over the training pairs in the given order, with the reference's log-likelihoods computed."""
     pairs = session.examples.train
+    model, tokenizer = load_base(session.base, recipe, session.device), tokenizer_with_padding(session.base)
     trainer = LabelScoredDPOTrainer(
-        model=load_base(session.base, recipe, session.device),
+        model=model,
         args=trainer_settings(recipe, session, len(order)),
         train_dataset=to_dataset(pairs),
-        processing_class=tokenizer_with_padding(session.base),
+        processing_class=tokenizer,
+        data_collator=pair_collator(model, tokenizer.pad_token_id),
         peft_config=adapter_config(recipe.lora, session.parent),
         callbacks=[StepReporter(on_step)],
     )

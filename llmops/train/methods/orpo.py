@@ -28,9 +28,9 @@ from llmops.train.session import (
     save_adapter,
     set_first_weights,
     shared_settings,
-    token_figures,
     tokenizer_with_padding,
 )
+from llmops.train.shared_prompt import pair_collator, pair_token_figures
 
 
 def log_odds_ratios(policy: Scores) -> torch.Tensor:
@@ -98,7 +98,7 @@ def train_adapter(recipe: Recipe, session: Session[Pair], on_step: OnStep) -> di
     Returns:
         Of the last ten steps: `train_loss`. Of the held-out pairs, absent without any, after training and (`..._start`)
         before: `held_out_loss`, `..._margin`, `..._accuracy`, `..._chosen_nll` (nats a label). `n_steps`, `n_epochs`,
-        `n_tokens` (of both sides, padding not counted), `padding_frac`, `train_s`.
+        `n_tokens` (of both sides, without padding; a shared prompt counts once), `padding_frac`, `train_s`.
 
     Raises:
         TrainingFailed: the loss is not finite, at the step it happened.
@@ -115,13 +115,11 @@ def train_adapter(recipe: Recipe, session: Session[Pair], on_step: OnStep) -> di
         trained = run_trainer(trainer, session, lambda: _held_out(trainer, recipe, held_out)["held_out_loss"])
         after = _held_out(trainer, recipe, held_out)
     order = order[: trained.n_steps * recipe.step_batch.n_rows]
-    sides = [length for pair in pairs for length in pair.lengths]
-    read = [side for i in order for side in (2 * i, 2 * i + 1)]
     save_adapter(trainer.model, session.adapter)
     return {
         **trained.figures,
         "n_epochs": len(order) / len(pairs),
-        **token_figures(sides, read, 2 * recipe.batch.per_device),
+        **pair_token_figures(trainer, pairs, order),
         **after,
         **{f"{name}_start": value for name, value in before.items()},
     }
@@ -131,11 +129,13 @@ def build_trainer(
     recipe: Recipe, session: Session[Pair], order: Sequence[int], on_step: OnStep
 ) -> LabelScoredORPOTrainer:
     """The trainer over the training pairs in the given order."""
+    model, tokenizer = load_base(session.base, recipe, session.device), tokenizer_with_padding(session.base)
     trainer = LabelScoredORPOTrainer(
-        model=load_base(session.base, recipe, session.device),
+        model=model,
         args=trainer_settings(recipe, session, len(order)),
         train_dataset=to_dataset(session.examples.train).select(order),
-        processing_class=tokenizer_with_padding(session.base),
+        processing_class=tokenizer,
+        data_collator=pair_collator(model, tokenizer.pad_token_id),
         peft_config=adapter_config(recipe.lora, session.parent),
         callbacks=[StepReporter(on_step)],
     )
