@@ -69,23 +69,31 @@ def answered(
     said = ", ".join(
         f"{name} {value}" for name, value in teacher.decoding.model_dump().items() if value != ()
     )
+    asked = f"{source.snapshot.name}@{short(source.snapshot.digest())}"
+    origin = f"answers of {teacher.model} at {teacher.url} ({said}) to the prompts of {asked}"
+    snapshot = _frozen(rows, dropped, registry, (f"{recipe.name}-teacher", source.snapshot.licence, origin))
+    return Source(snapshot, rows, dropped)
+
+
+def _frozen(
+    rows: Sequence[Row], dropped: Sequence[Dropped], registry: Registry, about: tuple[str, str, str]
+) -> DatasetSnapshot:
+    """Rows in the store, as a dataset of this name, licence and origin."""
+    files = {
+        "train.jsonl": b"".join(canonical_line(row) + b"\n" for row in rows),
+        DROPPED_FILE: dropped_lines(dropped),
+    }
+    name, licence, origin = about
     snapshot = DatasetSnapshot(
-        name=f"{recipe.name}-teacher",
-        artifact=registry.store.put_files(
-            "dataset",
-            {
-                "train.jsonl": b"".join(canonical_line(row) + b"\n" for row in rows),
-                DROPPED_FILE: dropped_lines(dropped),
-            },
-        ),
+        name=name,
+        artifact=registry.store.put_files("dataset", files),
         n_rows={"train": len(rows)},
         n_dropped=dict(sorted(Counter(d.kind for d in dropped).items())),
-        licence=source.snapshot.licence,
-        origin=f"answers of {teacher.model} at {teacher.url} ({said}) to the prompts of {source.snapshot.name}@"
-        f"{short(source.snapshot.digest())}",
+        licence=licence,
+        origin=origin,
     )
     registry.store.put_record(snapshot)
-    return Source(snapshot, rows, dropped)
+    return snapshot
 
 
 def _answer_row(row: Row, said: Said | None) -> Row | Dropped:
