@@ -126,7 +126,7 @@ RECIPES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "endpoint that is none": (
         {"data": {"kind": "http", "url": "ftp://x/y"}},
-        "data.url: must match pattern '^https?://' (found 'ftp://x/y'); correct it",
+        "data.url: must begin with http:// or https:// (found 'ftp://x/y'); correct it",
     ),
     "more than all dropped": (
         {"drop_budget_frac": 1.5}, "drop_budget_frac: must be less than 1 (found 1.5); correct it",
