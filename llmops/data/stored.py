@@ -21,6 +21,11 @@ class StoredRows(Sequence[T], Generic[T]):
             for line in file:
                 self._starts.append(self._starts[-1] + len(line))
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all lines together."""
+        return self._starts[-1]
+
     def __len__(self) -> int:
         """Number of rows."""
         return len(self._starts) - 1

@@ -19,7 +19,7 @@ from llmops.errors import DataError
 from llmops.ratings.preferences import find_preferences, load_pairs
 from llmops.records import Dropped, Labelled, Preference, Row
 from llmops.registry.adapters import Registry
-from llmops.schema import Progress
+from llmops.schema import Progress, short
 from llmops.train.recipe.sources import DatasetSource, MixturePart, PreferenceSource
 
 WORDS: dict[type[Item], str] = {Row: "conversations", Preference: "preferences", Labelled: "judged answers"}
@@ -75,13 +75,13 @@ def open_part(part: MixturePart, folder: Path, registry: Registry) -> Iterator[O
     source = part.source
     if isinstance(source, DatasetSource):
         snapshot = find_snapshot(registry.store, registry.ledger, source.name)
-        yield Opened(
-            f"dataset {source.name}", "snapshot", Row, stored_pool(registry.store, snapshot, source.pool)
-        )
+        rows = stored_pool(registry.store, snapshot, source.pool)
+        yield Opened(f"dataset {source.name}@{short(snapshot.digest())}", "snapshot", Row, rows)
     elif isinstance(source, PreferenceSource):
         preferences = find_preferences(registry.store, registry.ledger, source.name)
         pairs = load_pairs(registry.store, preferences)
-        yield Opened(f"preferences {source.name}", "snapshot", Preference, pairs)
+        name = f"preferences {source.name}@{short(preferences.digest())}"
+        yield Opened(name, "snapshot", Preference, pairs)
     else:
         for opened in open_source(source, folder):
             gives = opened.format.gives if opened.format else None

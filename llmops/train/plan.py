@@ -27,7 +27,7 @@ from llmops.train.libraries import quiet_libraries
 from llmops.train.order import n_sequences, n_steps_of
 from llmops.train.parent import Parent, continue_recipe
 from llmops.train.recipe import Overrides, Recipe, Reward, load_recipe
-from llmops.train.rows import Examples
+from llmops.train.rows import Examples, token_lengths
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def plan(
     examples = read_examples(recipe, recipe_path.parent, registry, (tokenizer, contract), gate)
     require_within_budget(examples, recipe, write_account(examples.dropped, folder))
     require_both_kinds(examples, recipe)
-    n_steps = n_steps_of(recipe, n_sequences(recipe, [example.n_tokens for example in examples.train]))
+    n_steps = n_steps_of(recipe, n_sequences(recipe, token_lengths(examples.train)))
     resolved = recipe.model_copy(
         update={"tracking": tracking, "device": device, "n_steps": n_steps, "n_epochs": None}
     )

@@ -15,6 +15,7 @@ from typing import Generic, Protocol, TypeVar, overload
 from llmops.chat import Encoded, Encoder, Tokenizer, encode_many
 from llmops.data.quarantine import row_text
 from llmops.data.snapshot import find_snapshot, stored_pool
+from llmops.data.stored import StoredRows
 from llmops.errors import RowRefused
 from llmops.records import DatasetSnapshot, Dropped, Message, PreferenceSnapshot, PromptContract, Row
 from llmops.registry.adapters import Registry
@@ -22,12 +23,13 @@ from llmops.schema import Progress
 from llmops.train.frozen import Asked, freeze_rest, freeze_rows
 from llmops.train.gate import UNCHECKED, Gate
 from llmops.train.recipe import AnySource, DatasetSource, Recipe
-from llmops.train.spool import SpooledExamples, hold_out_spooled
+from llmops.train.spool import ChosenExamples, SpooledExamples, hold_out_spooled
 
 SPLIT_OFF = "answers in sequences of their own"
 UNRENDERED = "rows whose reasoning the template leaves out"
-IN_MEMORY_ROWS = 200_000
-"""Conversations beyond which encoded rows are kept on disk: they may be larger than memory."""
+IN_MEMORY_BYTES = 1 << 28
+"""Conversations larger than this are kept on disk once they are encoded; as Python's numbers they take several times as
+much memory."""
 _REPORT_EVERY = 500
 
 
@@ -196,7 +198,7 @@ def encode_rows(
     becomes several examples, all of its group (`llmops.chat.masks`).
     """
     kept: list[Example] | SpooledExamples = []
-    if len(source.rows) > IN_MEMORY_ROWS:
+    if isinstance(source.rows, StoredRows) and source.rows.n_bytes > IN_MEMORY_BYTES:
         kept = SpooledExamples(recipe.seed)
     dropped = list(source.dropped)
     notes: Counter[str] = Counter()
@@ -222,6 +224,11 @@ def encode_rows(
         else hold_out_spooled(kept, recipe.held_out_frac)
     )
     return Examples(source.snapshot, train, held_out, tuple(dropped), +notes)
+
+
+def token_lengths(rows: Sequence[TrainRow]) -> list[int]:
+    """Tokens of each row; those on disk are not read for it."""
+    return rows.lengths if isinstance(rows, ChosenExamples) else [row.n_tokens for row in rows]
 
 
 class _Conversations(Sequence[tuple[tuple[Message, ...], str | None]]):

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from llmops.cli import app
-from llmops.data import load_pool
+from llmops.data import find_snapshot, load_pool
 from llmops.errors import DataError
 from llmops.evals.evidence import leak_fault
 from llmops.ratings.preferences import load_pairs
@@ -225,7 +225,12 @@ def test_mixture_of_a_dataset_a_table_and_an_endpoint_trains(bench: Bench) -> No
             {"source": {"kind": "http", "url": f"{web.url}/chat"}},
         ]
         output, lineage = trained(bench, data={"kind": "mixture", "parts": parts})
-    told = "dataset docs (snapshot), alpaca.csv (alpaca) at weight 3, 127.0.0.1/chat (sharegpt)"
+    digest = find_snapshot(
+        Registry.of(bench.workspace).store, Registry.of(bench.workspace).ledger, "docs"
+    ).digest()
+    told = (
+        f"dataset docs@{digest[:12]} (snapshot), alpaca.csv (alpaca) at weight 3, 127.0.0.1/chat (sharegpt)"
+    )
     assert f"(data of the recipe: {told})" in output
     assert lineage.n_rows == {"train": 8, "held_out": 0, "dropped": 0}
 

@@ -55,7 +55,7 @@ def test_adapter_is_the_same_whether_rows_lie_in_memory_or_on_disk(
     )
     settings = {"n_steps": 3, "held_out_frac": 0.1, "batch": {"per_device": 4, "packing": packing}}
     in_memory = finetune(bench.recipe(**settings), bench.workspace)
-    monkeypatch.setattr(rows_module, "IN_MEMORY_ROWS", 0)
+    monkeypatch.setattr(rows_module, "IN_MEMORY_BYTES", 0)
     on_disk = finetune(bench.recipe(**settings), bench.workspace)
     assert on_disk.adapter == in_memory.adapter
     registry = Registry.of(bench.workspace)
@@ -111,7 +111,7 @@ from llmops.train.methods.sft import to_dataset
 from llmops.train.recipe import load_recipe
 from llmops.train.rows import encode_rows, read_source
 
-rows_module.IN_MEMORY_ROWS = 0
+rows_module.IN_MEMORY_BYTES = 0
 root = Path(sys.argv[1])
 recipe = load_recipe(root / "recipe.yaml")
 contract, tokenizer = read_contract(Path(recipe.base_model)), AutoTokenizer.from_pretrained(recipe.base_model)

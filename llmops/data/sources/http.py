@@ -47,7 +47,11 @@ def read_http(source: HttpSource) -> Iterator[Raw | Dropped]:
         for found in page:
             n_read += 1
             place = f"{name}:{n_read}"
-            yield Dropped(place, found.reason) if isinstance(found, Dropped) else Raw(found.data, place)
+            yield (
+                Dropped(place, found.reason, found.row)
+                if isinstance(found, Dropped)
+                else Raw(found.data, place)
+            )
 
 
 @dataclass

@@ -20,7 +20,7 @@ from llmops.train.model import adapter_config, load_base
 from llmops.train.order import n_sequences, n_steps_of, pack_tokens_of, training_order
 from llmops.train.packing import packed_order
 from llmops.train.recipe import Recipe
-from llmops.train.rows import Example
+from llmops.train.rows import Example, token_lengths
 from llmops.train.session import (
     Session,
     Watch,
@@ -50,7 +50,7 @@ def train_adapter(recipe: Recipe, session: Session[Example], on_step: OnStep) ->
         CouldNotRun: the base does not load.
         ConfigError: rows are to be packed, and the base would let them see one another.
     """
-    lengths = [example.n_tokens for example in session.examples.train]
+    lengths = token_lengths(session.examples.train)
     rows = rows_in_order(recipe, lengths)
     trainer = build_trainer(recipe, session, rows, Watch(recipe, on_step))
     # PEFT would turn bfloat16 inputs into fp32 and autocast turn them back: 9 % of a step for the same numbers.
