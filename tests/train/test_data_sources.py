@@ -256,11 +256,11 @@ def test_copies_of_a_row_are_never_on_both_sides_of_the_hold_out(bench: Bench) -
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"kind": "mixture", "parts": []}, "data.mixture.parts"),
+        ({"kind": "mixture", "parts": []}, "data.parts"),
         (mixture(("rows.jsonl", 0)), "weight"),
         (
             {"kind": "mixture", "parts": [{"source": {"kind": "mixture", "parts": []}}]},
-            "'dataset', 'preferences'",
+            "must be one of dataset, preferences",
         ),
         (
             {"kind": "mixture", "parts": [{"source": {"kind": "preferences", "name": "d"}}]},
