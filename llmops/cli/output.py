@@ -63,17 +63,19 @@ def _bar(title: str) -> Iterator[Progress]:
 
 
 def _lines(title: str) -> Progress:
-    started, last = time.monotonic(), 0.0
+    started, last, first, known = time.monotonic(), 0.0, 0, 0
 
     def report(done: int, total: int, note: str) -> None:
-        nonlocal last
+        nonlocal last, started, first, known
         now = time.monotonic()
+        if total != known:  # what is gone on with does not begin at 0, and what came before had another speed
+            started, first, known = now, done, total
         if now - last < PLAIN_EVERY_S and not 0 < total == done:
             return
         last = now
-        left = (
-            f", about {(now - started) / done * (total - done):.0f} s left" if done and total > done else ""
-        )
+        left = ""
+        if total > done > first:
+            left = f", about {(now - started) / (done - first) * (total - done):.0f} s left"
         count = f" {done}/{total}" if total else ""
         typer.echo(f"  {title}{count}{left}  {note}".rstrip(), err=True)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops.data.quarantine import DROPPED_FILE, QUARANTINE_FILE, dropped_lines, quarantine_lines
-from llmops.errors import DataError
+from llmops.errors import ConfigError, DataError
 from llmops.records import Dropped
 from llmops.train.recipe import Kto, Recipe
 from llmops.train.rows import Examples
@@ -69,4 +69,17 @@ def require_both_kinds(examples: Examples[Any], recipe: Recipe) -> None:
         raise DataError(
             f"data of {recipe.name}: all {len(examples.train):,} answers are {all_are} ones; kto learns to tell both "
             f"kinds apart, add {lacking} answers"
+        )
+
+
+def require_looks(examples: Examples[Any], recipe: Recipe) -> None:
+    """Refuse early stopping where no row is held out that it could look at.
+
+    Raises:
+        ConfigError: says what to raise.
+    """
+    if recipe.early_stopping and not examples.held_out:
+        raise ConfigError(
+            f"recipe {recipe.name}: early_stopping: no row is held out (held_out_frac {recipe.held_out_frac} of "
+            f"{len(examples.train):,} rows holds no whole group); raise held_out_frac"
         )

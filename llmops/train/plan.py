@@ -19,7 +19,7 @@ from llmops.registry.bases import Base, resolve_base
 from llmops.schema import JsonDict, Progress, digest_of
 from llmops.settings import Workspace
 from llmops.tracking import require_tracker
-from llmops.train.account import require_both_kinds, require_within_budget, write_account
+from llmops.train.account import require_both_kinds, require_looks, require_within_budget, write_account
 from llmops.train.aids import Aids, find_aids
 from llmops.train.examples import read_examples
 from llmops.train.gate import gate_of
@@ -94,6 +94,7 @@ def plan(
     examples = read_examples(recipe, recipe_path.parent, registry, (tokenizer, contract), gate)
     require_within_budget(examples, recipe, write_account(examples.dropped, folder))
     require_both_kinds(examples, recipe)
+    require_looks(examples, recipe)
     n_steps = n_steps_of(recipe, n_sequences(recipe, token_lengths(examples.train)))
     resolved = recipe.model_copy(
         update={"tracking": tracking, "device": device, "n_steps": n_steps, "n_epochs": None}

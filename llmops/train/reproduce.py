@@ -157,7 +157,7 @@ def _plan_again(
     require_means(recipe, device)
     base = resolve_base(recipe.base_model, lambda note: progress(0, 0, note))
     recipe, parent = continue_recipe(recipe, base, registry, where)
-    recipe, aids = find_aids(recipe, base, registry, where)
+    recipe, aids = find_aids(recipe.model_copy(update={"device": device}), base, registry, where)
     contract = recipe.contract_on(base.contract)
     encoder = (load_tokenizer(base), contract)
     examples = encode_found(read_again(lineage, recipe, registry), recipe, encoder, progress)

@@ -109,7 +109,6 @@ class StepControl(TrainerCallback):  # type: ignore[misc]
         if self.interrupted:
             control.should_training_stop = True
         if self.interrupted or (self._due(state.global_step) and not last):
-            checkpoints.remove(self.folder / f"checkpoint-{state.global_step}")
             control.should_save = True
 
     def on_log(self, _args: Any, _state: Any, _control: Any, logs: JsonDict, **_: Any) -> None:

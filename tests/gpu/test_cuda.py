@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
+from llmops.errors import Interrupted
 from llmops.registry.adapters import Registry
 from llmops.settings import Workspace
-from llmops.train.finetune import finetune
+from llmops.train.finetune import finetune, resume
 from tests.loop import DATA, GATE, NAME, PROFILE, RECIPE, SUITE, Loop
 from tests.tiny import build_tiny_model
 from tests.train.support import Bench
@@ -94,3 +97,32 @@ def test_preference_training_on_the_gpu_follows_the_cpu(workspace: Workspace, ti
         figures.append(Registry.of(workspace).lineage(record).metrics)
     assert figures[1]["train_loss"] == pytest.approx(figures[0]["train_loss"], rel=0.01)
     assert figures[1]["effect_nats"] == pytest.approx(figures[0]["effect_nats"], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "arithmetic",
+    [{"precision": "bf16"}, {"precision": "fp16"}, {"precision": "bf16", "quantization": "int8"}],
+    ids=["bf16", "fp16", "int8"],
+)
+def test_interrupted_run_on_the_gpu_goes_on_to_the_same_adapter(
+    workspace: Workspace, tiny_model: Path, arithmetic: dict[str, str]
+) -> None:
+    """fp16 scales its loss: the scale and its count of good steps are state too."""
+    if "quantization" in arithmetic:
+        pytest.importorskip("torchao")
+    bench = Bench(workspace, tiny_model)
+    bench.rows()
+    path = bench.recipe(
+        device="cuda", n_steps=12, learning_rate=1e-3, lora={"r": 8, "dropout": 0.1}, **arithmetic
+    )
+    unbroken = finetune(path, workspace)
+
+    def interrupt(done: int, _total: int, note: str) -> None:
+        if done == 6 and note.startswith("loss "):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        finetune(path, workspace, interrupt)
+    assert resume(path, workspace).adapter == unbroken.adapter
+    losses = Registry.of(workspace).lineage(unbroken).metrics
+    assert losses["effect_nats"] > 0.01

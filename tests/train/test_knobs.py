@@ -205,3 +205,9 @@ def test_curve_counts_tokens_and_those_that_are_trained_on(bench: Bench) -> None
     )
     assert first["n_tokens"] == 2 * system + turns
     assert first["tokens_per_s"] > first["supervised_tokens_per_s"] > 0
+
+
+def test_early_stopping_without_a_held_out_row_is_refused_before_weights_load(bench: Bench) -> None:
+    path = bench.recipe(held_out_frac=0.1, early_stopping={"every_n_steps": 1})
+    with pytest.raises(ConfigError, match=r"early_stopping: no row is held out .*raise held_out_frac"):
+        finetune(path, bench.workspace)
