@@ -179,6 +179,7 @@ class _Asking:
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     async def all(self, prompts: Sequence[Sequence[Message]]) -> None:
+        """Ask them, as many at once as the teacher's setting allows."""
         waiting = list(reversed(prompts))
         connector = aiohttp.TCPConnector(limit=self.teacher.concurrency)
         async with aiohttp.ClientSession(headers=self.headers, connector=connector) as session:

@@ -86,6 +86,7 @@ def test_loss_is_the_mean_divergence_at_the_answers_alone(bench: Bench, tmp_path
     assert seen[0]["loss"] == pytest.approx(total / n_labels, rel=1e-4)
 
 
+@pytest.mark.walk
 def test_student_becomes_its_teacher(bench: Bench, tiny_adapter: Path) -> None:
     """The teacher is the student's own base with an adapter: what it says can be learnt, and unseen rows show it."""
     import_adapter(ImportRequest(tiny_adapter, str(bench.base), "tutor"), bench.workspace)

@@ -66,7 +66,7 @@ def _set_up(bench: Bench, method: dict[str, Any], parent: Path | None = None, **
     return recipe, session, prompt_order(recipe, session.examples.train, recipe.n_steps or 0)
 
 
-@pytest.mark.parametrize(("loss", "beta"), [("dapo", 0.0), ("grpo", 0.1)])
+@pytest.mark.parametrize(("loss", "beta"), [pytest.param("dapo", 0.0, marks=pytest.mark.walk), ("grpo", 0.1)])
 def test_steps_equal_trls_own_trainer(bench: Bench, tiny_adapter: Path, loss: str, beta: float) -> None:
     """TRL's trainer, untouched, encodes the rendered prompts itself and samples from the same random numbers."""
     method = _method("vowels", "brief", loss=loss, beta=beta, temperature=0.9)
@@ -116,6 +116,7 @@ def test_steps_equal_trls_own_trainer(bench: Bench, tiny_adapter: Path, loss: st
         torch.testing.assert_close(weight, expected[name], rtol=1e-3, atol=0.05 * recipe.learning_rate)
 
 
+@pytest.mark.walk
 def test_rewards_teach(bench: Bench) -> None:
     bench.rows([(f"Say {i}.", f"Value {i}.") for i in range(12)])
     recipe, session, _ = _set_up(
@@ -193,6 +194,7 @@ def test_prompt_without_room_for_an_answer_is_dropped_with_its_row(bench: Bench)
     assert "leave no room for 200 (method.max_answer_tokens)" in str(done.exception)
 
 
+@pytest.mark.walk
 def test_command_line_trains_on_a_reward_model_named_by_reference(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,6 +235,7 @@ def _one_run(bench: Bench, name: str, save: bool, resume: bool) -> dict[str, tor
     return weights(trainer.model)
 
 
+@pytest.mark.walk
 def test_sampled_answers_follow_from_the_seed_and_from_a_checkpoint(bench: Bench) -> None:
     unbroken = _one_run(bench, "one", save=True, resume=False)
     again = _one_run(bench, "two", save=False, resume=False)

@@ -107,6 +107,7 @@ def test_both_answers_of_a_pair_are_learnt_one_by_one(bench: Bench) -> None:
     assert rows[0].answer_ids[:-1] == tuple(b"Open the file.")
 
 
+@pytest.mark.walk
 def test_unseen_answers_are_told_apart_after_training(bench: Bench) -> None:
     recipe, session, _ = set_up(
         bench, "kto", pairs=STYLE, n_steps=20, batch={"per_device": 8}, learning_rate=3e-3, held_out_frac=0.25

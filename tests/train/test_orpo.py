@@ -24,7 +24,7 @@ from tests.train.support import Bench
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("accumulation", [pytest.param(1, marks=pytest.mark.walk), 2])
 def test_loss_and_weights_equal_trls_own_trainer(bench: Bench, tiny_adapter: Path, accumulation: int) -> None:
     """TRL learns prompts too, which are one token here: no position of theirs is left to learn."""
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer

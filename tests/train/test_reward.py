@@ -82,6 +82,7 @@ def test_reward_is_read_at_the_end_token_of_each_answer(bench: Bench) -> None:
             )
 
 
+@pytest.mark.walk
 def test_unseen_pairs_are_told_apart_after_training(bench: Bench) -> None:
     recipe, session, _ = set_up(
         bench,
