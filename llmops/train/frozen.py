@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from llmops.data.quality import Assessed
+from llmops.data.quality.pii import redact_row
 from llmops.data.quarantine import DROPPED_FILE, dropped_lines
 from llmops.data.rows import canonical_line, row_of_line
 from llmops.data.stored import StoredRows
@@ -29,7 +30,7 @@ from llmops.records import (
 from llmops.registry.adapters import Registry
 from llmops.schema import canonical_json
 from llmops.train.gate import UNCHECKED, Gate
-from llmops.train.gather import Account, Gathering, Wanted, gather
+from llmops.train.gather import NOT_DRAWN_FILE, Account, Gathering, Wanted, gather
 from llmops.train.recipe import Recipe
 from llmops.train.recipe.methods import LearnsFrom
 from llmops.train.recipe.sources import AnySource, MixtureSource, parts_of
@@ -197,6 +198,10 @@ def _put(kind: str, asked: Asked, registry: Registry, form: LearnsFrom) -> tuple
             account.n_kept = len(checked.rows)
             account.dropped += checked.dropped
             (folder / DROPPED_FILE).write_bytes(dropped_lines(account.dropped))
+        rest = folder / NOT_DRAWN_FILE
+        if asked.gate.settings.pii.action == "redact" and rest.is_file():
+            redacted = [redact_row(row, asked.gate.settings.pii) for row in StoredRows(rest, read)]
+            rest.write_bytes(b"".join(wanted.line(row) + b"\n" for row in redacted))
         accounts.append(account)
 
     artifact = registry.store.put_built(kind, build)

@@ -86,14 +86,7 @@ def assess(
             continue
         around.progress(0, 0, f"checking {len(kept):,} rows: {check.replace('_', ' ')}")
         found = _find(check, kept, settings, around)
-        worst = sorted(found.findings, key=lambda f: -f.weight)[:N_EXAMPLES]
-        results[check] = CheckResult(
-            action=action,
-            n_found=len(found.findings),
-            examples=tuple(Offence(kept[f.index].source, f.reason) for f in worst),
-            distribution=found.distribution,
-            not_checked=found.not_checked,
-        )
+        results[check] = _result(kept, found, action)
         bad = {f.index: f.reason for f in found.findings}
         if action == "redact" and bad:
             n_redacted += len(bad)
@@ -110,6 +103,12 @@ def assess(
         checks=results,
     )
     return Assessed(kept, tuple(dropped), report)
+
+
+def _result(rows: Sequence[Any], found: Found, action: str) -> CheckResult:
+    worst = sorted(found.findings, key=lambda f: -f.weight)[:N_EXAMPLES]
+    examples = tuple(Offence(rows[f.index].source, f.reason) for f in worst)
+    return CheckResult(action, len(found.findings), examples, found.distribution, found.not_checked)
 
 
 def require_clean(report: QualityReport, where: str) -> None:

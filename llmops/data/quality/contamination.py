@@ -86,7 +86,7 @@ def build_index(cases: Sequence[EvalText], settings: Contamination) -> Index:
             index.n_grams[i] = len(grams)
             if len(grams):
                 found[n].append((i, grams))
-            else:
+            elif cases[i].prompt:  # without any words it could not be told from others like it
                 index.whole[cases[i].prompt].append(i)
     index.grams = {n: _sorted(parts) for n, parts in found.items()}
     return index

@@ -234,8 +234,18 @@ def test_redacted_data_is_frozen_without_what_was_redacted(bench: Bench) -> None
 def test_redacting_recipe_leaves_no_copy_of_what_it_redacts(bench: Bench) -> None:
     pytest.importorskip("presidio_analyzer")
     bench.rows([*PAIRS, ("Who is ada@analytical-engine.org?", "Ada.")])
-    assert llmops("finetune", bench.recipe(quality={"pii": "redact"}, n_steps=1))[0] == 0
-    assert quality_json(bench).n_redacted == 1
+    bench.rows([(f"Write to ada@analytical-engine.org, {n}.", "Sent.") for n in range(4)], "part.jsonl")
+    parts = [
+        {"source": {"kind": "files", "paths": ["rows.jsonl"]}},
+        {
+            "source": {"kind": "files", "paths": ["part.jsonl"]},
+            "weight": 0.5,
+        },  # two are not drawn, and kept aside
+    ]
+    recipe = bench.recipe(data={"kind": "mixture", "parts": parts}, quality={"pii": "redact"}, n_steps=1)
+    assert llmops("finetune", recipe)[0] == 0
+    assert quality_json(bench).n_redacted == 3
+    assert len(list((bench.root / ".llmops").rglob("not_drawn.jsonl"))) == 1
     stored = [
         p for p in (bench.root / ".llmops").rglob("*") if p.is_file() and b"ada@analytical" in p.read_bytes()
     ]
