@@ -136,7 +136,7 @@ def test_output_layer_runs_on_label_positions_alone(bench: Bench) -> None:
         lambda m, i, o: widths.append(o.shape[0] * o.shape[1])
     )
     trainer.train()
-    assert widths == [sum(e.encoded.n_supervised for e in run.examples.train)]
+    assert sum(widths) == sum(e.encoded.n_supervised for e in run.examples.train)
 
 
 def test_adapter_weights_are_fp32_on_a_bfloat16_base(bench: Bench) -> None:
