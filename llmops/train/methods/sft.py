@@ -42,7 +42,8 @@ def train_adapter(recipe: Recipe, session: Session[Example], on_step: OnStep) ->
     Returns:
         `train_loss` (mean of the last ten steps, nats a label), `held_out_loss` and `held_out_loss_base` (absent
         without held-out rows), `n_steps`, `n_epochs`, `n_tokens` (padding not counted), `padding_frac` (of whole
-        passes; a CPU takes them in parts and pads less), `train_s`, and with early stopping `best_step`, whose weights are saved.
+        passes; a CPU takes them in parts and pads less), `train_s`, and with early stopping `best_step`,
+        whose weights are saved.
 
     Raises:
         TrainingFailed: the loss is not finite, at the step it happened.
