@@ -243,21 +243,12 @@ def _check(
     Raises:
         InvalidEvidence: one differs.
     """
-    import torch
-    from transformers import GgufConfig
-
     where = f"{source.where} as {path.name}"
     _require_tokenizer(source, path, vocabulary, where)
     progress(0, 0, "answering with the adapter")
     answers = adapter_answers(source.base.path, source.folder, source.probes)
     progress(0, 0, "answering with the GGUF file")
-    model = read_back(
-        path.parent,
-        where,
-        gguf_file=path.name,
-        quantization_config=GgufConfig(dequantize=True),
-        dtype=torch.float32,
-    )
+    model = read_back(path.parent, where, path.name)
     match = compare(source.probes, measure(model, source.probes, answers), tolerance)
     require_match(match, where)
     return match

@@ -10,6 +10,7 @@ token), 8 probes, read back by transformers 5.19 on a CPU, November 2026; differ
     fp32            0.0000045  0.000036  62 of 62
     fp16            0.0016     0.0099    62 of 62
     bf16            0.048      0.38      62 of 62
+    q8_0 (GGUF)     0.050      0.50      61 of 62
 """
 
 from __future__ import annotations

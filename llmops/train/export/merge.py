@@ -130,30 +130,35 @@ def check_merged(source: Source, folder: Path, tolerance: Tolerance, progress: P
     Raises:
         InvalidEvidence: the files cannot be read, have another prompt contract, or answer otherwise.
     """
-    import torch
-
     where = f"{source.where} merged"
     require_same_contract(read_contract(folder), source.base.contract, where)
     progress(0, 0, "answering with the adapter")
     answers = adapter_answers(source.base.path, source.folder, source.probes)
     progress(0, 0, "answering with the merged model")
-    model = read_back(folder, where, dtype=torch.float32)
+    model = read_back(folder, where)
     match = compare(source.probes, measure(model, source.probes, answers), tolerance)
     require_match(match, where)
     return match
 
 
-def read_back(folder: Path, where: str, **how: Any) -> Any:
-    """The model in a folder, as transformers reads it.
+def read_back(folder: Path, where: str, gguf: str | None = None) -> Any:
+    """The model in a folder as transformers reads it, in fp32.
+
+    Args:
+        folder: holds safetensors, or the file `gguf`.
+        where: the files, for messages.
+        gguf: name of a GGUF file, to be unpacked.
 
     Raises:
-        InvalidEvidence: it cannot be read, or lacks tensors; `where` names the files.
+        InvalidEvidence: it cannot be read, or lacks tensors.
     """
-    from transformers import AutoModelForCausalLM
+    import torch
+    from transformers import AutoModelForCausalLM, GgufConfig
 
+    packed = {"gguf_file": gguf, "quantization_config": GgufConfig(dequantize=True)} if gguf else {}
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, **how
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True, **packed
         )
     except Exception as error:  # whatever a reader says of files that are not what they should be
         raise InvalidEvidence(

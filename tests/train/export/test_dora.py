@@ -75,6 +75,7 @@ def test_dora_with_merge_leaves_a_base_model_that_answers_as_the_adapter(
     assert registry.store.verify("merged", str(event.body["merged"])) == folder
 
 
+@pytest.mark.walk
 def test_a_merged_model_that_does_not_match_fails_the_run_and_is_not_stored(
     recipe: Any, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

