@@ -81,7 +81,7 @@ def show_mask(recipe_path: Path, workspace: Workspace, wanted: str | int, progre
     Args:
         recipe_path: the YAML file.
         workspace: where data and adapters are.
-        wanted: how many rows to show, from the first on; or the place of one, `file:line`, or `#N` for the N-th.
+        wanted: how many rows to show, from the first on; or one row: its number, from 1, or its place, `file:line`.
         progress: told what is being done.
 
     Raises:
@@ -112,9 +112,8 @@ def show_mask(recipe_path: Path, workspace: Workspace, wanted: str | int, progre
 def _chosen(places: Sequence[str], wanted: str | int, where: Path) -> Sequence[str]:
     if isinstance(wanted, int):
         return places[:wanted]
-    number = wanted.removeprefix("#")
-    if number.isdecimal() and 1 <= int(number) <= len(places):
-        return places[int(number) - 1 : int(number)]
+    if wanted.isdecimal() and 1 <= int(wanted) <= len(places):
+        return places[int(wanted) - 1 : int(wanted)]
     if wanted in places:
         return [wanted]
     raise BadRequest(
@@ -131,7 +130,8 @@ def _row(source: str, found: Sequence[Any], encoder: Encoder) -> ShownRow:
     first = found[0]
     if isinstance(first, Dropped):
         return ShownRow(source, (), first.reason, first.row)
-    return ShownRow(source, tuple(s for one in found for s in _sequences(one, encoder, len(found) > 1)))
+    once = list(dict.fromkeys(found))  # a mixture may read a row several times
+    return ShownRow(source, tuple(s for one in once for s in _sequences(one, encoder, len(once) > 1)))
 
 
 def _sequences(example: Any, encoder: Encoder, several: bool) -> Iterator[Shown]:
