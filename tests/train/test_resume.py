@@ -307,6 +307,7 @@ def test_early_stopping_keeps_the_weights_of_the_lowest_loss_also_over_a_break(b
     _same(unbroken, resume(path, bench.workspace))
 
 
+@pytest.mark.walk
 def test_tracker_shows_one_run_over_a_break(bench: Bench) -> None:
     mlflow = pytest.importorskip("mlflow")
     path = bench.recipe(n_steps=4, tracking="mlflow")
