@@ -22,7 +22,7 @@ from llmops.train.examples import read_examples
 from llmops.train.gate import UNCHECKED
 from llmops.train.libraries import quiet_libraries
 from llmops.train.parent import continue_recipe
-from llmops.train.recipe import load_recipe
+from llmops.train.recipe import Distill, Sft, load_recipe
 from llmops.train.rows import Example, Judged, Pair
 
 
@@ -97,6 +97,8 @@ def show_mask(recipe_path: Path, workspace: Workspace, wanted: str | int, progre
     base = resolve_base(recipe.base_model, lambda note: progress(0, 0, note))
     registry = Registry.of(workspace)
     recipe, _ = continue_recipe(recipe, base, registry, recipe_path)
+    if isinstance(recipe.method, Distill):  # a look asks no teacher: the rows' own answers are shown
+        recipe = recipe.model_copy(update={"method": Sft(kind="sft")})
     parts = (load_tokenizer(base), recipe.contract_on(base.contract))
     unchecked = replace(UNCHECKED, around=Surroundings(progress=progress))
     examples = read_examples(recipe, recipe_path.parent, registry, parts, unchecked)

@@ -117,7 +117,7 @@ def test_command_line_distills_and_lineage_names_the_teachers_digest(
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [
-        ({"kind": "model"}, "method.distill.teacher: names no teacher; give base_model, adapter, or both"),
+        ({"kind": "model"}, "method.teacher: names no teacher .*; give base_model, adapter, or both"),
         ({"kind": "model", "adapter": "nobody"}, "method.teacher.adapter: adapter nobody: no such adapter"),
         (
             {"kind": "model", "base_model": "/nowhere"},
