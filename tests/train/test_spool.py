@@ -46,7 +46,7 @@ def test_rows_on_disk_are_the_rows_and_are_held_out_as_in_memory(
         assert (len(mine), mine.lengths) == (len(theirs), [row.n_tokens for row in theirs])
 
 
-@pytest.mark.parametrize("packing", [False, True])
+@pytest.mark.parametrize("packing", [False, pytest.param(True, marks=pytest.mark.walk)])
 def test_adapter_is_the_same_whether_rows_lie_in_memory_or_on_disk(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, packing: bool
 ) -> None:
