@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmops.cli.output import as_json, progress
-from llmops.errors import BadRequest
+from llmops.errors import EXIT_BAD_REQUEST, BadRequest
 from llmops.ledger import Event
 from llmops.records import AdapterRecord, DatasetSnapshot, PreferenceSnapshot
 from llmops.registry.adapters import Registry
@@ -38,7 +39,19 @@ def finetune(
         list[str] | None,
         typer.Option("--set", help="Replace a setting of the recipe: NAME=VALUE, such as lora.r=8."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the adapter's record and lineage.")] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Only say, without loading weights, whether the recipe would train; else exit 2."
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only print the resolved recipe, and what each process would run."),
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the adapter's record and lineage, or what --check found.")
+    ] = False,
 ) -> None:
     """Train the LoRA adapter a recipe describes and register it under its digest."""
     if recipe is None and not resume:
@@ -49,6 +62,16 @@ def finetune(
 
     workspace, overrides = find_workspace(), tuple(parse_override(text) for text in settings or ())
     words = (*_words(resume, run, json), *set_words(overrides))
+    if check or dry_run:
+        if recipe is None or resume:
+            raise BadRequest(
+                "finetune: --check and --dry-run look at a recipe; name its file, without --resume"
+            )
+        if check:
+            _check(recipe, workspace, overrides, json)
+        if dry_run:
+            _dry_run(recipe, workspace, overrides)
+        return
     if recipe is not None and _as_one_of_several(recipe, workspace, overrides, words):
         return
     from llmops.train.finetune import finetune as train
@@ -58,6 +81,38 @@ def finetune(
         started = train(recipe, workspace, report, overrides) if recipe and not resume else None
         record = started or go_on(recipe, workspace, report, run, overrides)
     print_adapter(Registry.of(workspace), record, json)
+
+
+def _check(recipe: Path, workspace: Workspace, overrides: Overrides, json: bool) -> None:
+    """Print what is found out about a recipe; ends with exit code 2 unless nothing stands in its way."""
+    from llmops.train.check.report import check_recipe
+
+    with progress("check") as report:
+        found = check_recipe(recipe, workspace, report, overrides)
+    if json:
+        as_json(found.to_dict())
+    else:
+        typer.echo("\n".join(found.lines()))
+    if not found.is_ready:
+        raise typer.Exit(EXIT_BAD_REQUEST)
+
+
+def _dry_run(recipe: Path, workspace: Workspace, overrides: Overrides) -> None:
+    """Print the resolved recipe as YAML, and after it, as comments, the command of each process."""
+    from tempfile import TemporaryDirectory
+
+    import yaml
+
+    from llmops.train.launch import starts
+    from llmops.train.plan import Desk, settle
+    from llmops.train.recipe import set_words
+
+    with TemporaryDirectory() as folder, progress("dry run") as report:
+        planned = settle(Desk(recipe, workspace, Path(folder), report, overrides, only_looks=True))
+    words = (str(recipe.resolve()), *set_words(overrides))
+    typer.echo(yaml.safe_dump(planned.resolved, sort_keys=False).rstrip())
+    for start in starts(planned.recipe, words):
+        typer.echo(f"# LLMOPS_WORKSPACE={shlex.quote(str(workspace.root))} {start}")
 
 
 def _words(resume: bool, run: str | None, json: bool) -> tuple[str, ...]:

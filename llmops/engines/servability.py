@@ -18,6 +18,11 @@ from typing import Any
 from llmops.engines.vllm import LORA_RANKS
 from llmops.errors import BadRequest
 
+DEFAULT_MAX_RANK = 16
+"""vLLM's `--max-lora-rank` when nobody sets it."""
+KNOWN_VERSIONS = {"0.32": "compared with vLLM's own verdicts", "0.33": "read in its source"}
+"""Versions of vLLM whose refusals are those told here, and how that is known."""
+
 PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")  # these change the first LoRA weights only
 OUTER_LAYERS = ("lm_head", "embed_tokens", "wte", "embed_in", "embed_out")
 
@@ -74,6 +79,18 @@ def require_servable(folder: Path, where: str) -> None:
     reasons = refusals(json.loads((folder / "adapter_config.json").read_bytes()))
     if reasons:
         raise BadRequest(f"{where}: cannot be served as an adapter: {'; '.join(reasons)}")
+
+
+def read_from(version: str) -> str | None:
+    """What is not known about a version of vLLM, in a sentence; None for one whose refusals are known.
+
+    >>> read_from("0.32.0")
+    >>> read_from("0.40.1")
+    'what vLLM 0.40.1 refuses is not known here, only what 0.32, 0.33 do'
+    """
+    if ".".join(version.split(".")[:2]) in KNOWN_VERSIONS:
+        return None
+    return f"what vLLM {version} refuses is not known here, only what {', '.join(KNOWN_VERSIONS)} do"
 
 
 def _kind(config: Config, _: int) -> str | None:

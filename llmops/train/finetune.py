@@ -26,6 +26,7 @@ from llmops.train.follow import Shared, meet, share
 from llmops.train.gate import QUALITY_FILE
 from llmops.train.interrupt import Stop, listening
 from llmops.train.lineage import hardware, installed_packages
+from llmops.train.memory.release import release_memory
 from llmops.train.methods import TRAIN
 from llmops.train.plan import Plan, plan
 from llmops.train.recipe import Overrides, load_recipe
@@ -177,6 +178,7 @@ def _train(
         session = _session(work)
         figures = TRAIN[planned.recipe.method.kind](planned.recipe, session, curve.on_step)
         steps = int(figures["n_steps"])
+        release_memory()
         progress(steps, steps, "probing the saved adapter")
         probes, effects = measure(planned, session.adapter)
         figures |= effects

@@ -103,7 +103,7 @@ def load_base(base: Base, recipe: Recipe, device: str) -> Any:
         model = load(
             base.path,
             dtype=DTYPES[recipe.precision],
-            attn_implementation=_attention(base, recipe, device),
+            attn_implementation=attention_of(base, recipe, device),
             quantization_config=_QUANTIZE[recipe.quantization](),
             device_map=None if recipe.quantization == "none" else {"": device},
             local_files_only=True,
@@ -114,7 +114,7 @@ def load_base(base: Base, recipe: Recipe, device: str) -> Any:
     return model
 
 
-def _attention(base: Base, recipe: Recipe, device: str) -> str:
+def attention_of(base: Base, recipe: Recipe, device: str) -> str:
     """The attention that is fastest for a recipe's rows on a device, by its name in transformers."""
     if recipe.batch.packing:
         config = AutoConfig.from_pretrained(base.path, local_files_only=True)

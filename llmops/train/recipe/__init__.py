@@ -38,6 +38,7 @@ from llmops.train.recipe.methods import (
     Sft,
 )
 from llmops.train.recipe.optimizer import Optimizing
+from llmops.train.recipe.serving import Serve
 from llmops.train.recipe.sources import (
     AnySource,
     DatasetSource,
@@ -80,6 +81,7 @@ __all__ = [
     "Range",
     "Recipe",
     "Reward",
+    "Serve",
     "Sft",
     "SqlSource",
     "Sweep",
@@ -141,6 +143,11 @@ class Recipe(Optimizing):
     """Other trackers of transformers' that get the curves (tensorboard, wandb ...), set up as their own pages say."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto: a CUDA device if there is one."""
+    serve: Serve | None = None
+    """The engine the adapter is meant for; unset: vLLM of any size."""
+    memory: Literal["refuse", "warn"] = "refuse"
+    """What happens when the run's estimated memory is clearly more than the device has free: it is refused before
+    weights load, or goes on with a warning."""
     launch: Launch = Launch()
     """In how many processes to train."""
     sweep: Sweep | None = Field(None, exclude=True)

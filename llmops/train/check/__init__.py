@@ -1,0 +1,1 @@
+"""What is looked at before a run loads weights, one module a subject; `report` puts it together for `--check`."""

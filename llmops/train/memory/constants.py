@@ -1,0 +1,23 @@
+"""What the structure of a model does not tell about memory, measured by bench/memory.py.
+
+CPU: torch 2.13.0, glibc 2.36, x86-64, one thread; recipes marked `fit` there.
+"""
+
+from __future__ import annotations
+
+LIBRARIES_BYTES = 605_000_000
+"""Resident set of the process before weights load: interpreter, torch, transformers, PEFT, TRL, datasets."""
+
+TRAINER_BYTES = 30_000_000
+"""The same, more, once a trainer has taken its first step."""
+
+HEAP_FACTOR = 2.0
+"""What glibc takes from the system for a step on a CPU over what is alive in it (measured: 2.0). Its heap keeps holes:
+a block is asked for with room to align it, so the hole that one leaves does not take the next of the same size. With
+MALLOC_MMAP_THRESHOLD_=65536 in the environment it is 1.0, and steps are about a third slower."""
+
+CONTEXT_BYTES = 500_000_000
+"""A CUDA context with cuBLAS workspaces, outside of torch's allocator; not measured here (an H100's is about that)."""
+
+ERROR_FRAC = 0.1
+"""Around what is free: nearer to it than this, a run is called tight, not fitting or too large."""
