@@ -5,7 +5,7 @@ Knows nothing of recipes, stores or ledgers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -213,13 +213,23 @@ def small_parts(batch: dict[str, torch.Tensor], n_tokens: int) -> list[dict[str,
         n_tokens: rows times longest row of a part, at most.
     """
     lengths = batch["attention_mask"].sum(dim=1).tolist()
+    parts = grouped(lengths, n_tokens)
+    return [{name: part[rows, : lengths[rows[-1]]] for name, part in batch.items()} for rows in parts]
+
+
+def grouped(lengths: Sequence[int], n_tokens: int) -> list[list[int]]:
+    """Numbers of rows that come together in a part: of like length, and at most `n_tokens` with padding, or one row.
+
+    >>> grouped([100, 300, 120, 90], 256)
+    [[3, 0], [2], [1]]
+    """
     groups: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
         if groups and (len(groups[-1]) + 1) * lengths[row] <= n_tokens:
             groups[-1].append(row)
         else:
             groups.append([row])
-    return [{name: part[rows, : lengths[rows[-1]]] for name, part in batch.items()} for rows in groups]
+    return groups
 
 
 class LabelScoredSFTTrainer(SFTTrainer):  # type: ignore[misc]

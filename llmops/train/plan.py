@@ -32,7 +32,7 @@ from llmops.train.parent import Parent, continue_recipe
 from llmops.train.ranks import require_strategy
 from llmops.train.recipe import Distill, EndpointTeacher, Overrides, Recipe, Sft, load_recipe
 from llmops.train.rows import Examples, token_lengths
-from llmops.train.sanity import tokenizer_findings
+from llmops.train.sanity import Finding, tokenizer_findings
 
 
 @dataclass(frozen=True)
@@ -197,8 +197,9 @@ def _rows(recipe: Recipe, base: Base, registry: Registry, desk: Desk) -> Example
 
     def read() -> Examples[Any]:
         gate = gate_of(recipe, desk.workspace, tokenizer, desk.folder, desk.progress)
-        looks = desk.only_looks or desk.inquiry.errors  # nobody is asked for a run that is refused anyway
-        read_as = _asking_nobody(recipe) if looks else recipe
+        read_as = recipe
+        if desk.only_looks or desk.inquiry.errors:  # nobody is asked for a run that is refused anyway
+            read_as = _asking_nobody(recipe, desk)
         return read_examples(read_as, desk.where.parent, registry, (tokenizer, contract), gate)
 
     examples = desk.inquiry.attempt("data", read)
@@ -212,8 +213,10 @@ def _rows(recipe: Recipe, base: Base, registry: Registry, desk: Desk) -> Example
     return examples if len(desk.inquiry.errors) == before else None
 
 
-def _asking_nobody(recipe: Recipe) -> Recipe:
+def _asking_nobody(recipe: Recipe, desk: Desk) -> Recipe:
     """The recipe as its rows are read where no endpoint shall be asked: with their own answers."""
     if isinstance(recipe.method, Distill) and isinstance(recipe.method.teacher, EndpointTeacher):
+        what = f"{recipe.method.teacher.model} is not asked: rows are counted with their own answers"
+        desk.inquiry.note([Finding("teacher", "ok", what)])
         return recipe.model_copy(update={"method": Sft(kind="sft")})
     return recipe

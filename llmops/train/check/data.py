@@ -31,7 +31,7 @@ def pass_findings(passes: Sequence[Pass], recipe: Recipe, lengths: Sequence[int]
     """How many steps and tokens a run has, and what part of its tokens is scored."""
     n_positions = sum(one.n_positions for one in passes)
     n_labels = sum(one.n_labels for one in passes)
-    n_steps = -(-len(passes) // recipe.batch.accumulation)
+    n_steps = -(-len(passes) // recipe.step_batch.accumulation)
     long = f"rows of {min(lengths):,} to {max(lengths):,} tokens"
     scored = f"{n_labels / n_positions:.1%} of {n_positions:,} computed tokens are trained on"
     return [Finding("length", "ok", f"{n_steps:,} steps, {len(passes):,} passes; {long}; {scored}")]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llmops.train.check.disk import size
 from llmops.train.memory.advice import changes
-from llmops.train.memory.constants import ERROR_FRAC
+from llmops.train.memory.constants import LOWER, UPPER
 from llmops.train.memory.estimate import Estimate, Scene, estimate
 from llmops.train.sanity import Finding
 
@@ -25,9 +25,17 @@ class MemoryNeed:
 
     @property
     def verdict(self) -> str:
-        """`fits`, `tight` (within the estimate's error of what is free) or `does not fit`."""
-        frac = self.estimate.total_bytes / self.available_bytes
-        return "fits" if frac <= 1 - ERROR_FRAC else "tight" if frac <= 1 + ERROR_FRAC else "does not fit"
+        """`fits` if the upper end does, `does not fit` if not even the lower end does, else `may not fit`."""
+        low, high = self.range_bytes
+        if high <= self.available_bytes:
+            return "fits"
+        return "may not fit" if low <= self.available_bytes else "does not fit"
+
+    @property
+    def range_bytes(self) -> tuple[int, int]:
+        """Between what the run needs, as far as it can be told."""
+        total = self.estimate.total_bytes
+        return round(LOWER * total), round(UPPER * total)
 
 
 def available_bytes(device: str) -> int:
@@ -72,7 +80,9 @@ def memory_findings(scene: Scene, need: MemoryNeed) -> list[Finding]:
         if found.stage == "train"
         else f" (while it {_STAGES[found.stage]}; training {size(found.phases['train'])})"
     )
-    what = f"{need.verdict}: about {size(found.total_bytes)}{other} of {size(need.available_bytes)} on {found.device}"
+    low, high = need.range_bytes
+    about = f"about {size(found.total_bytes)} ({size(low)} to {size(high)})"
+    what = f"{need.verdict}: {about}{other} of {size(need.available_bytes)} on {found.device}"
     if need.verdict == "fits":
         return [Finding("memory", "ok", f"{what}: {parts}")]
     refused = need.verdict == "does not fit" and scene.recipe.memory == "refuse"
@@ -85,11 +95,11 @@ _STAGES = {"load": "loads its weights", "probe": "probes the adapter in fp32"}
 
 
 def _advice(scene: Scene, need: MemoryNeed, refused: bool) -> str:
-    total = need.estimate.total_bytes
+    total, wanted = need.estimate.total_bytes, round(need.available_bytes / UPPER)
     said = [
         f"{change.words} saves {size(total - change.total_bytes)}"
-        + (" and fits" if change.total_bytes <= (1 - ERROR_FRAC) * need.available_bytes else "")
-        for change in changes(scene, need.estimate, round((1 - ERROR_FRAC) * need.available_bytes))
+        + (" and fits" if change.total_bytes <= wanted else "")
+        for change in changes(scene, need.estimate, wanted)
     ]
     said = said or ["take a smaller base model, or a device with more memory"]
     return "; ".join([*said, *(["memory: warn goes on all the same"] if refused else [])])

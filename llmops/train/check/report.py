@@ -15,10 +15,12 @@ from llmops.train.check.disk import DiskNeed, disk_findings, disk_need
 from llmops.train.check.inquiry import Inquiry
 from llmops.train.check.machine import device_findings
 from llmops.train.check.memory import MemoryNeed, memory_findings, memory_need
+from llmops.train.memory.estimate import shares_prompts
 from llmops.train.memory.passes import passes_of
 from llmops.train.memory.weights import weigh
 from llmops.train.plan import Desk, Plan, inquire
 from llmops.train.recipe import Overrides
+from llmops.train.rows import token_lengths
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ def _machine(found: Plan, desk: Desk) -> tuple[MemoryNeed, DiskNeed]:
     """Note what rows, device, memory and disk come to."""
     recipe, rows, note = found.recipe, found.examples.train, desk.inquiry.note
     note(row_findings(found.examples, recipe))
-    note(pass_findings(passes_of(recipe, rows), recipe, [row.n_tokens for row in rows]))
+    passes = passes_of(recipe, rows, shares_prompts(found.scene))
+    note(pass_findings(passes, recipe, token_lengths(rows)))
     note(device_findings(recipe, found.device))
     desk.progress(0, 0, "estimating memory")
     need = memory_need(found.scene)
@@ -101,6 +104,7 @@ def _memory_figures(need: MemoryNeed) -> JsonDict:
         "device": found.device,
         "verdict": need.verdict,
         "total_bytes": found.total_bytes,
+        "range_bytes": list(need.range_bytes),
         "available_bytes": need.available_bytes,
         "stage": found.stage,
         "stages": found.phases,

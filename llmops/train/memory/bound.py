@@ -25,8 +25,9 @@ def upper_bound(scene: Scene) -> int:
     config = config.get("text_config") or config
     hidden, layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
     inner, vocabulary = int(config.get("intermediate_size") or 4 * hidden), int(config["vocab_size"])
-    top = largest(passes_of(scene.recipe, scene.rows))
-    a_token = KEPT * hidden + KEPT_WIDE * inner + 3 * _heads(config) * top.n_tokens
+    top = largest(passes_of(scene.recipe, scene.rows, shared=False))
+    longest = 2 * top.n_tokens  # both answers of a pair may be in one row
+    a_token = KEPT * hidden + KEPT_WIDE * inner + 3 * _heads(config) * longest
     activations = 4 * top.n_positions * layers * a_token + 16 * top.n_labels * vocabulary
     a_layer = 4 * hidden * hidden + 3 * hidden * inner
     weights = layers * a_layer + 2 * vocabulary * hidden

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llmops.registry.bases import Base
 from llmops.train.memory import constants
-from llmops.train.memory.passes import Pass, largest, passes_of, usual
+from llmops.train.memory.passes import Pass, largest, parts_of, usual
 from llmops.train.memory.weights import Weights, weigh
-from llmops.train.recipe import Distill, Recipe, Reward, Sft
+from llmops.train.recipe import Distill, Dpo, Orpo, Recipe, Reward, Sft
 
 DEPTHS = (2, 4)
 """Layers that are traced; what more layers hold follows a line through both (all layers but the first are alike)."""
@@ -54,13 +54,13 @@ class Estimate:
 
 
 def estimate(scene: Scene) -> Estimate:
-    """What a run needs, to about `constants.ERROR_FRAC` of it; loads no weights.
+    """What a run needs, to within `constants.LOWER` and `UPPER`; loads no weights.
 
     Args:
         scene: the run.
     """
     recipe, device = scene.recipe, scene.device
-    passes = passes_of(recipe, scene.rows)
+    passes = parts_of(recipe, scene.rows, device, shares_prompts(scene))
     weights = weigh(recipe, scene.base, scene.parent)
     steps = working_bytes(scene, passes)
     holes = round((constants.HEAP_FACTOR - 1) * steps) if device == "cpu" else 0
@@ -83,6 +83,24 @@ def estimate(scene: Scene) -> Estimate:
         "probe": fixed + _probe_bytes(weights, device),
     }
     return Estimate(device, parts, phases, largest(passes))
+
+
+def shares_prompts(scene: Scene) -> bool:
+    """Whether both answers of a pair are read in one row, behind their prompt."""
+    if not isinstance(scene.recipe.method, Dpo | Orpo):
+        return False
+    from transformers import AutoConfig
+
+    from llmops.train.documents import can_attend_in_documents
+
+    return can_attend_in_documents(AutoConfig.from_pretrained(scene.base.path, local_files_only=True))
+
+
+def mask_of(scene: Scene) -> Literal["none", "padding", "each pair"]:
+    """What says which token sees which: the order alone, one number a token, or one for every two tokens of a row."""
+    if isinstance(scene.recipe.method, Sft | Distill):
+        return "none"
+    return "each pair" if shares_prompts(scene) else "padding"
 
 
 def _probe_bytes(weights: Weights, device: str) -> int:
@@ -120,7 +138,7 @@ def _traced(scene: Scene, sizes: Sequence[Pass], n_layers: int) -> int:
         attention=attention_of(scene.base, recipe, scene.device),
         checkpointing=recipe.gradient_checkpointing,
         quantized=recipe.quantization != "none",
-        masked=not isinstance(recipe.method, Sft | Distill),
+        mask=mask_of(scene),
         scored=not isinstance(recipe.method, Reward),
         device=scene.device,
     )

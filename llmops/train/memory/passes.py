@@ -9,8 +9,8 @@ from typing import Any
 
 from llmops.train.order import n_sequences, n_steps_of, pack_tokens_of, training_order
 from llmops.train.packing import packed_order
-from llmops.train.recipe import Recipe
-from llmops.train.rows import Example, Judged, Pair
+from llmops.train.recipe import Distill, EndpointTeacher, Recipe, Sft
+from llmops.train.rows import Example, Judged, Pair, token_lengths
 
 
 @dataclass(frozen=True)
@@ -27,33 +27,70 @@ class Pass:
         return self.n_sequences * self.n_tokens
 
 
-def passes_of(recipe: Recipe, rows: Sequence[Any]) -> list[Pass]:
+def passes_of(recipe: Recipe, rows: Sequence[Any], shared: bool = True) -> list[Pass]:
     """Every pass of a run, in order.
 
     Args:
         recipe: says how rows come together.
         rows: the rows that are trained on: examples, pairs or judged answers.
+        shared: whether both answers of a pair are read in one row, behind their prompt.
     """
-    lengths = [row.n_tokens for row in rows]
-    n_steps = n_steps_of(recipe, n_sequences(recipe, lengths))
-    if recipe.batch.packing:
-        n_packed = n_steps * recipe.batch.n_rows
-        read = packed_order(lengths, n_packed, pack_tokens_of(recipe), recipe.seed)
-    else:
-        read = [[i] for i in training_order(lengths, n_steps, recipe.batch, recipe.seed)]
-    size = recipe.batch.per_device
+    return [_pass([[rows[i] for i in row] for row in one], shared) for one in _read(recipe, rows)]
+
+
+def parts_of(recipe: Recipe, rows: Sequence[Any], device: str, shared: bool = True) -> list[Pass]:
+    """What is computed at once, in order: passes, or on a CPU the small parts in which method sft takes each.
+
+    Args:
+        recipe: says how rows come together.
+        rows: the rows that are trained on.
+        device: cpu or cuda.
+        shared: as for `passes_of`.
+    """
+    if not _takes_small_parts(recipe, device):
+        return passes_of(recipe, rows, shared)
+    from llmops.train.loop import TOKENS_AT_ONCE, grouped
+
     return [
-        _pass([[rows[i] for i in one] for one in read[at : at + size]]) for at in range(0, len(read), size)
+        _pass([[rows[one[n][0]]] for n in group], shared)
+        for one in _read(recipe, rows)
+        for group in grouped([rows[i].n_tokens for (i,) in one], TOKENS_AT_ONCE)
     ]
 
 
-def _pass(read: Sequence[Sequence[Any]]) -> Pass:
-    sides = 2 if isinstance(read[0][0], Pair) else 1
+def _takes_small_parts(recipe: Recipe, device: str) -> bool:
+    method = recipe.method
+    learns_answers = isinstance(method, Sft) or (
+        isinstance(method, Distill) and isinstance(method.teacher, EndpointTeacher)
+    )
+    return learns_answers and device == "cpu" and recipe.launch.processes == 1 and not recipe.batch.packing
+
+
+def _read(recipe: Recipe, rows: Sequence[Any]) -> list[list[list[int]]]:
+    """The rows of each pass; of each the numbers of the examples in it."""
+    lengths, batch = token_lengths(rows), recipe.step_batch
+    n_steps = n_steps_of(recipe, n_sequences(recipe, lengths))
+    if batch.packing:
+        read = packed_order(lengths, n_steps * batch.n_rows, pack_tokens_of(recipe), recipe.seed)
+    else:
+        read = [[i] for i in training_order(lengths, n_steps, batch, recipe.seed)]
+    size = batch.per_device
+    return [read[at : at + size] for at in range(0, len(read), size)]
+
+
+def _pass(read: Sequence[Sequence[Any]], shared: bool) -> Pass:
+    sides = 2 if isinstance(read[0][0], Pair) and not shared else 1
     return Pass(
         n_sequences=sides * len(read),
-        n_tokens=max(sum(row.n_tokens for row in one) for one in read),
+        n_tokens=max(sum(_n_tokens(row, shared) for row in one) for one in read),
         n_labels=max(1, sum(_n_labels(row) for one in read for row in one)),
     )
+
+
+def _n_tokens(row: Any, shared: bool) -> int:
+    if isinstance(row, Pair) and shared:
+        return sum(row.lengths) - len(row.prompt_ids)
+    return int(row.n_tokens)
 
 
 def _n_labels(row: Any) -> int:

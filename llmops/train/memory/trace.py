@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -37,7 +37,7 @@ class Subject:
     quantized: (
         bool  # layers inside the blocks are held in few bits and unpacked to `dtype` where they are used
     )
-    masked: bool  # passes carry an attention mask
+    mask: Literal["none", "padding", "each pair"]  # what passes carry: [B, T], or [B, 1, T, T] and positions
     scored: bool  # tokens are scored by the output layer; else sequences by a head of one number
     device: str
 
@@ -202,9 +202,7 @@ def _take(model: Any, subject: Subject, one: Pass, recorder: Recorder) -> None:
     """One pass forward and backward."""
     with recorder:
         ids = torch.zeros(one.n_sequences, one.n_tokens, dtype=torch.long, device=subject.device)
-        inputs = {"input_ids": ids}
-        if subject.masked:
-            inputs["attention_mask"] = torch.ones_like(ids)
+        inputs = {"input_ids": ids} | _masks(subject, ids)
         places = torch.zeros(one.n_labels, dtype=torch.long, device=subject.device)
         with _arithmetic(model, subject):
             if subject.scored:
@@ -213,6 +211,17 @@ def _take(model: Any, subject: Subject, one: Pass, recorder: Recorder) -> None:
             else:
                 loss = model(**inputs, use_cache=False).logits.float().sum()
         loss.backward()
+
+
+def _masks(subject: Subject, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    if subject.mask == "none":
+        return {}
+    if subject.mask == "padding":
+        return {"attention_mask": torch.ones_like(ids)}
+    n_rows, n_tokens = ids.shape
+    dtype = subject.dtype if subject.attention == "eager" else torch.bool
+    seen = torch.ones(n_rows, 1, n_tokens, n_tokens, dtype=dtype, device=subject.device)
+    return {"attention_mask": seen, "position_ids": torch.zeros_like(ids)}
 
 
 def _nll(model: Any, layer: torch.nn.Module, asked: Question) -> torch.Tensor:

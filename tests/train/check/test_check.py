@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner, Result
 
 from llmops.cli import app
@@ -111,9 +112,9 @@ def test_run_that_does_not_fit_says_what_to_change_and_is_not_started(
     done = _run(bench, bench.recipe(), "--check", monkeypatch=monkeypatch)
     assert done.exit_code == 2
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("refuse")]
-    assert re.search(r"memory +does not fit: about \d+ MB of 200 MB on cpu", line)
+    assert re.search(r"memory +does not fit: about \d+ MB \(\d+ MB to [\d.]+ .B\) of 200 MB on cpu", line)
     assert "gradient_checkpointing: true saves" in line
-    assert "batch.per_device: 2 with batch.accumulation: 2 saves" in line
+    assert "batch.per_device: 1 with batch.accumulation: 4 saves" in line
     assert "memory: warn goes on all the same" in line
     refused = _run(bench, bench.recipe(), monkeypatch=monkeypatch)
     assert "does not fit: about" in str(refused.exception)
@@ -122,6 +123,43 @@ def test_run_that_does_not_fit_says_what_to_change_and_is_not_started(
     assert warned.exit_code == 0
 
 
+def test_run_that_may_fit_is_warned_of_and_not_refused(blind: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = json.loads(_run(blind, blind.recipe(), "--check", "--json", monkeypatch=monkeypatch).stdout)
+    low, high = said["memory"]["range_bytes"]
+    assert low < said["memory"]["total_bytes"] < high
+    monkeypatch.setattr(memory_check, "available_bytes", lambda _device: low + 1_000_000)
+    done = _run(blind, blind.recipe(), "--check", monkeypatch=monkeypatch)
+    assert done.exit_code == 0
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("warn") and "memory" in line]
+    assert "may not fit: about" in line
+
+
+def test_settings_and_processes_of_a_run_are_looked_at(blind: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    several = blind.recipe(launch={"processes": 2})
+    shown = _run(blind, several, "--dry-run", "--set", "lora.r=8", monkeypatch=monkeypatch)
+    assert shown.exit_code == 0, shown.output
+    assert yaml.safe_load(shown.stdout)["lora"]["r"] == 8
+    commands = [line for line in shown.stdout.splitlines() if line.startswith("# ")]
+    assert [f"RANK={i} " in line for i, line in enumerate(commands)] == [True, True]
+    assert all("WORLD_SIZE=2" in line and line.endswith("--set lora.r=8") for line in commands)
+    done = _run(blind, several, "--check", "--set", "launch.strategy=fsdp", monkeypatch=monkeypatch)
+    assert done.exit_code == 2
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("refuse")]
+    assert "launch.strategy: fsdp on cpu" in line
+
+
+def test_teacher_that_cannot_be_reached_is_not_asked(blind: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher: dict[str, Any] = {"kind": "endpoint", "url": "http://127.0.0.1:9", "model": "nobody"}
+    teacher |= {"decoding": {"temperature": 0, "max_tokens": 32}}
+    recipe = blind.recipe(method={"kind": "distill", "teacher": teacher})
+    for option in ("--check", "--dry-run"):
+        done = _run(blind, recipe, option, monkeypatch=monkeypatch)
+        assert done.exit_code == 0, done.output
+        assert option == "--dry-run" or "nobody is not asked: rows are counted with their own" in done.stdout
+    assert yaml.safe_load(done.stdout)["method"]["teacher"]["url"] == "http://127.0.0.1:9"
+
+
+@pytest.mark.walk
 def test_command_of_the_dry_run_trains_the_adapter_that_finetune_trains(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
