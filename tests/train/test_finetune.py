@@ -303,7 +303,7 @@ def test_failure_outside_our_own_errors_is_written_down_with_its_trace(
     def broken(*args: object) -> None:
         raise ZeroDivisionError("a fault of ours")
 
-    monkeypatch.setattr(module, "compute_probes", broken)
+    monkeypatch.setattr(module, "measure", broken)
     with pytest.raises(ZeroDivisionError):
         finetune(bench.recipe(n_steps=1), bench.workspace)
     text = (_run_folder(bench) / "error.txt").read_text()

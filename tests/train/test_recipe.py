@@ -20,7 +20,8 @@ SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
 def test_every_shipped_recipe_loads_and_says_how_it_is_run(path: Path) -> None:
     load_recipe(path)
-    assert path.read_text().splitlines()[0] == f"# llmops finetune recipes/{path.name}"
+    command = "sweep" if path.stem.endswith("-sweep") else "finetune"
+    assert path.read_text().splitlines()[0] == f"# llmops {command} recipes/{path.name}"
 
 
 def test_there_is_a_shipped_recipe() -> None:
