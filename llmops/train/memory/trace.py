@@ -180,11 +180,13 @@ class _Unpacked(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """`x` [..., in] times the unpacked weight [out, in]."""
         ctx.save_for_backward(weight)
         return torch.nn.functional.linear(x.to(weight.dtype), torch.empty_like(weight))
 
     @staticmethod
     def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """The gradient of `x` alone: the weight is frozen."""
         (weight,) = ctx.saved_tensors
         return slope @ torch.empty_like(weight).to(slope.dtype), None
 
