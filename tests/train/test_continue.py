@@ -243,7 +243,7 @@ def test_missing_parents_and_preferences_say_what_to_do(
 
 
 def test_wrong_combination_ends_the_command_with_one_line_and_no_run(bench: Bench) -> None:
-    done = _llmops(bench, "finetune", str(bench.dpo_recipe(data={"kind": "files", "paths": ["rows.jsonl"]})))
+    done = _llmops(bench, "finetune", str(bench.dpo_recipe(data={"kind": "dataset", "name": "rows"})))
     assert done.returncode == 2
     assert "data: method dpo learns from pairs; give {kind: preferences, name: CAMPAIGN}" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -122,8 +122,9 @@ def test_four_passes_make_the_step_of_one_on_rows_of_unequal_length(bench: Bench
         trainer = build_trainer(recipe, run, rows, _ignore)
         trainer.train()
         weights.append(get_peft_model_state_dict(trainer.model))
+    # AdamW divides by the gradient's size, so where that is near 0 the order of a sum shows: 1e-4 is 1 % of a step.
     for name, weight in weights[0].items():
-        torch.testing.assert_close(weight, weights[1][name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(weight, weights[1][name], rtol=1e-4, atol=1e-4)
 
 
 def test_first_weights_come_from_the_recipes_seed_alone(bench: Bench) -> None:
