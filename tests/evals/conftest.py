@@ -78,7 +78,7 @@ def write_adapter(folder: Path, seed: int) -> Path:
     """A PEFT folder with weights that differ by seed."""
     folder.mkdir(parents=True)
     (folder / "adapter_config.json").write_text(
-        json.dumps({"r": 8, "peft_type": "LORA", "target_modules": ["q_proj"]})
+        json.dumps({"r": 8, "lora_alpha": 16, "peft_type": "LORA", "target_modules": ["q_proj"]})
     )
     weights = np.random.default_rng(seed).normal(size=(8, 4)).astype(np.float32)
     save_file({"layer.lora_A.weight": weights}, folder / "adapter_model.safetensors")
