@@ -52,6 +52,7 @@ class _ChunkedNll(torch.autograd.Function):  # type: ignore[misc]
         targets: torch.Tensor,
         n_at_once: int,
     ) -> torch.Tensor:
+        """Losses [N] of `targets` [N], in parts of `n_at_once`, with their gradient by `hidden` [N, H] kept."""
         nll = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for start in range(0, len(targets), n_at_once):
@@ -67,6 +68,7 @@ class _ChunkedNll(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None]:
+        """The kept gradient, weighted by the losses' own [N]."""
         (gradient,) = ctx.saved_tensors
         return (slope.unsqueeze(1) * gradient).to(gradient.dtype), None, None, None
 

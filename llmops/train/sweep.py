@@ -70,6 +70,7 @@ class _Hunt:
 
     @property
     def best(self) -> Trial | None:
+        """The trial with the best figure so far."""
         done = [trial for trial in _trials(self.study) if trial.figure is not None]
         sign = 1 if self.sweep.direction == "minimize" else -1
         return min(done, key=lambda t: sign * (t.figure or 0.0), default=None)

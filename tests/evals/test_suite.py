@@ -116,7 +116,7 @@ def test_dataset_that_was_never_built_is_a_bad_request(room: Room) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"metrics": ["rougel"]}, "rougel is not a metric; did you mean rougeL"),
+        ({"metrics": ["rougel"]}, r"rougel is not a metric \(found \['rougel'\]\); did you mean rougeL"),
         ({"metrics": ["bleu", "bleu"]}, "a metric is named twice"),
         ({"metrics": []}, "metrics: "),
         ({"decoding": {"max_tokens": 4}}, "decoding.temperature is missing"),

@@ -148,6 +148,7 @@ def _recogniser(entity: str, regions: tuple[str, ...]) -> Recogniser:
 
     class Email(presidio.EmailRecognizer):  # type: ignore[misc]
         def validate_result(self, pattern_text: str) -> bool:
+            """Whether the address ends in a domain there can be."""
             return bool(known_domains(pattern_text).fqdn)
 
     makers: dict[str, Callable[[], Recogniser]] = {
