@@ -18,7 +18,8 @@ import yaml
 from llmops.upkeep.rewrite import without_example_comments
 from llmops.upkeep.template import FILES, FOLDERS, template_root
 from tests.loop import Done, Loop
-from tests.test_docs import _commands_in, _parse
+from tests.command_line import parse
+from tests.test_docs import _commands_in
 from tests.upkeep.loading import load_all
 
 ROOT = Path(__file__).parent.parent.parent
@@ -60,7 +61,7 @@ def _check_commands(root: Path) -> None:
     assert len(calls) > 10
     for call in calls:
         words = shlex.split(call.split(" | ")[0].replace("<", "").replace(">", ""))
-        _parse(words)
+        parse(words[1:])
         for word in words:
             assert not word.endswith(".yaml") or (root / word).is_file(), call
 
