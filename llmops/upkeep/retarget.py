@@ -54,7 +54,7 @@ def is_config(text: str) -> bool:
 
 def with_base(text: str, path: PurePosixPath, base_model: str) -> str:
     """A shipped file with another base model; files that name none stay as they are."""
-    if path.parts[0] in ("recipes", "serving") and "base_model" in yaml.safe_load(text):
+    if path.parent.as_posix() in ("recipes", "serving") and "base_model" in yaml.safe_load(text):
         return with_values(text, {"base_model": base_model}, str(path))
     return text
 
@@ -97,7 +97,8 @@ def _recipe(text: str, where: str, change: Change) -> str:
     }
     method = shipped["method"]
     if method["kind"] in ("sft", "distill"):
-        values["n_steps"] = shape.n_steps(shipped["n_steps"], shipped["batch"]["per_device"])
+        if "n_steps" in shipped:  # passes over the rows need no other number
+            values["n_steps"] = shape.n_steps(shipped["n_steps"], shipped["batch"]["per_device"])
     else:  # answers that were sampled: to any prompt, as long as the longest
         values["max_tokens"] = min(shape.most_tokens + shape.answer_tokens, change.model_tokens)
     if "max_answer_tokens" in method:

@@ -17,8 +17,8 @@ import yaml
 
 from llmops.upkeep.rewrite import without_example_comments
 from llmops.upkeep.template import FILES, FOLDERS, template_root
-from tests.loop import Done, Loop
 from tests.command_line import parse
+from tests.loop import Done, Loop
 from tests.test_docs import _commands_in
 from tests.upkeep.loading import load_all
 
