@@ -157,6 +157,7 @@ def test_folder_outside_a_workspace_is_refused(loop: Loop, tmp_path_factory: pyt
     _one_line(elsewhere.llmops("status", check=False), 2, r"no llmops\.yaml here or above")
 
 
+@pytest.mark.walk
 def test_full_disk_while_the_adapter_is_saved_registers_nothing(loop: Loop, shared: Path) -> None:
     """RLIMIT_FSIZE in the child stands for the full disk: rows and records still fit, the adapter's weights do not."""
     loop.write_rows(20)

@@ -28,6 +28,7 @@ def loop(tmp_path: Path) -> Loop:
     return loop
 
 
+@pytest.mark.walk
 def test_quickstart_walks_all_steps_and_stops_its_endpoint_in_ci(loop: Loop) -> None:
     done = loop.llmops("quickstart", *PATHS, "--gate", "gate.yaml", CI="1")
     shown = [line for line in done.out.splitlines() if line.startswith("[")]

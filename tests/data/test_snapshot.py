@@ -103,6 +103,7 @@ def test_docstrings_never_stand_in_the_code_they_answer(
     )
 
 
+@pytest.mark.walk
 def test_same_python_gives_the_same_digest_in_another_process_and_folder(
     standard_library: tuple[Registry, DatasetSnapshot], tmp_path: Path
 ) -> None:

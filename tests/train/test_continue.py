@@ -55,6 +55,7 @@ def _llmops(bench: Bench, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.walk
 def test_command_line_trains_the_champions_successor_from_preferences(
     bench: Bench, parent: AdapterRecord
 ) -> None:
@@ -114,6 +115,7 @@ def test_successor_has_its_parents_shape_and_begins_with_its_weights(
     )
 
 
+@pytest.mark.walk
 def test_same_recipe_gives_the_same_successor(bench: Bench, parent: AdapterRecord) -> None:
     path = bench.dpo_recipe(precision="bf16", batch={"per_device": 2})
     here = finetune(path, bench.workspace)

@@ -58,6 +58,7 @@ def asked(bench: Bench, data: dict[str, Any], **changes: Any) -> Asked:
     return Asked(data_of(bench, data, **changes), "tiny", bench.root, UNCHECKED)
 
 
+@pytest.mark.walk
 def test_csv_parquet_and_a_query_train_the_adapter_that_jsonl_trains(bench: Bench) -> None:
     write_csv(bench.root / "rows.csv", CONVERSATIONS)
     write_parquet(bench.root / "rows.parquet", CONVERSATIONS)

@@ -192,7 +192,7 @@ def test_packed_training_equals_unpacked_training_on_the_same_documents(
     """All twelve documents are in every step, so that both runs learn the same from them."""
     plain = {"per_device": 12, "group_by_length": False}
     unpacked = _curve(*_set_up(bench, batch=plain, n_steps=6, learning_rate=1e-3))
-    monkeypatch.setattr("llmops.train.model._attention", lambda base, recipe, device: attention)
+    monkeypatch.setattr("llmops.train.model.attention_of", lambda base, recipe, device: attention)
     recipe, session = _set_up(
         bench, batch={"per_device": 3, "packing": True, "pack_tokens": 400}, n_steps=6, learning_rate=1e-3
     )

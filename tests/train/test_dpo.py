@@ -247,6 +247,7 @@ def test_saved_adapter_is_one_plain_peft_folder_of_the_parents_shape(
     assert (model.peft_config["default"].r, model.peft_config["default"].lora_alpha) == (8, 16)
 
 
+@pytest.mark.walk
 def test_bfloat16_and_four_bits_learn_too(bench: Bench) -> None:
     for changes in ({"precision": "bf16"}, {"precision": "bf16", "quantization": "nf4"}):
         if "quantization" in changes:

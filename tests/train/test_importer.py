@@ -68,6 +68,7 @@ def test_given_texts_are_what_is_probed(folder: Path, tiny_model: Path, workspac
     assert Registry.of(workspace).probes(record).token_ids == (tuple(b"abc"), tuple(b"hello"))
 
 
+@pytest.mark.walk
 def test_import_through_the_command_line_lists_the_adapter(
     folder: Path, tiny_model: Path, workspace: Workspace
 ) -> None:

@@ -204,6 +204,7 @@ def test_held_out_loss_is_that_of_the_held_out_rows(bench: Bench) -> None:
     assert figures["held_out_loss"] != figures["held_out_loss_base"]
 
 
+@pytest.mark.walk
 def test_same_recipe_gives_the_same_adapter_in_another_process(bench: Bench) -> None:
     """Hash seeds and the order of imports differ between processes; the adapter's digest must not."""
     settings: dict[str, Any] = {"lora": {"dropout": 0.1}, "precision": "bf16", "batch": {"per_device": 2}}

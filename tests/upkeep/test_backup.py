@@ -100,6 +100,7 @@ def file(tmp_path: Path, taken: dict[str, bytes]) -> Path:
 # ------------------------------------------------------------ there and back
 
 
+@pytest.mark.walk
 def test_deleted_workspace_comes_back_elsewhere_as_it_was(full: Loop, tmp_path: Path) -> None:
     adapters, releases, events = (
         full.llmops("adapter", "list").out,

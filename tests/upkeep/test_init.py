@@ -88,6 +88,7 @@ def test_wheel_carries_exactly_the_workspace_files_that_git_knows(wheel: Path) -
     assert not [name for name in names if name.startswith(("tests/", "recipes/", "data/", "evals/"))]
 
 
+@pytest.mark.walk
 def test_installed_wheel_makes_a_workspace_far_from_any_checkout(wheel: Path, tmp_path: Path) -> None:
     target, outside = tmp_path / "site", tmp_path / "outside"
     outside.mkdir()
