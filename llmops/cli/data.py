@@ -7,16 +7,17 @@ from typing import Annotated
 
 import typer
 
-from llmops.cli import quality, show_mask
 from llmops.cli.output import as_json, progress, table
+from llmops.cli.quality import check, diff
+from llmops.cli.show_mask import show_mask
 from llmops.records import DatasetSnapshot, QualityReport
 from llmops.registry.adapters import Registry
 from llmops.schema import short
 from llmops.settings import find_workspace
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Dataset snapshots.")
-app.command("check")(quality.check)
-app.command("diff")(quality.diff)
+app.command("check")(check)
+app.command("diff")(diff)
 
 
 @app.command()
@@ -76,4 +77,4 @@ def _print(snapshot: DatasetSnapshot) -> None:
     typer.echo(f"dropped  {dropped}")
 
 
-app.command("show-mask")(show_mask.show_mask)
+app.command("show-mask")(show_mask)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar, overload
 
-from llmops.chat import Encoded, Encoder, Tokenizer, encode_many
+from llmops.chat import Encoder, Tokenizer, encode_many
 from llmops.data.quarantine import row_text
 from llmops.data.snapshot import find_snapshot, stored_pool
 from llmops.data.stored import StoredRows
@@ -20,6 +20,7 @@ from llmops.errors import RowRefused
 from llmops.records import DatasetSnapshot, Dropped, Message, PreferenceSnapshot, PromptContract, Row
 from llmops.registry.adapters import Registry
 from llmops.schema import Progress
+from llmops.train.example import Example as Example
 from llmops.train.frozen import Asked, freeze_rest, freeze_rows
 from llmops.train.gate import UNCHECKED, Gate
 from llmops.train.recipe import AnySource, DatasetSource, Recipe
@@ -31,25 +32,6 @@ IN_MEMORY_BYTES = 1 << 28
 """Conversations larger than this are kept on disk once they are encoded; as Python's numbers they take several times as
 much memory."""
 _REPORT_EVERY = 500
-
-
-@dataclass(frozen=True)
-class Example:
-    """One row as the trainer sees it."""
-
-    encoded: Encoded
-    group: str
-    source: str
-
-    @property
-    def token_ids(self) -> tuple[int, ...]:
-        """The whole row, as the model reads it."""
-        return self.encoded.input_ids
-
-    @property
-    def n_tokens(self) -> int:
-        """Length in tokens."""
-        return len(self.encoded.input_ids)
 
 
 @dataclass(frozen=True)

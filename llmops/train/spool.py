@@ -11,13 +11,11 @@ import pickle
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, overload
+from typing import overload
 
 from llmops.chat import Encoded
 from llmops.errors import StoreError
-
-if TYPE_CHECKING:
-    from llmops.train.rows import Example
+from llmops.train.example import Example
 
 KEY_BYTES = 16
 
@@ -78,8 +76,6 @@ class SpooledExamples(Sequence["Example"]):
         return (self._at(n) for n in range(len(self)))
 
     def _at(self, n: int) -> Example:
-        from llmops.train.rows import Example
-
         self._file.flush()
         start, stop = self._starts[n], self._starts[n + 1]
         # Reading at a place moves no position, which forked readers would share.

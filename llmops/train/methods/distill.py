@@ -16,8 +16,8 @@ from peft.helpers import disable_input_dtype_casting
 from transformers import PrinterCallback
 
 from llmops.train.loop import LabelScoredSFTTrainer, OnStep, StepReporter, label_logits
-from llmops.train.methods import sft
 from llmops.train.methods.sft import to_dataset, trainer_settings
+from llmops.train.methods.sft import train_adapter as learn_answers
 from llmops.train.model import adapter_config, load_base
 from llmops.train.order import n_steps_of, training_order
 from llmops.train.recipe import Distill, EndpointTeacher, ModelTeacher, Recipe
@@ -123,7 +123,7 @@ def train_adapter(recipe: Recipe, session: Session[Example], on_step: OnStep) ->
         CouldNotRun: the base or the teacher does not load.
     """
     if isinstance(recipe.method, Distill) and isinstance(recipe.method.teacher, EndpointTeacher):
-        return sft.train_adapter(recipe, session, on_step)  # the rows have its answers already
+        return learn_answers(recipe, session, on_step)  # the rows have its answers already
     lengths = [example.n_tokens for example in session.examples.train]
     n_steps = n_steps_of(recipe, len(lengths))
     order = training_order(lengths, n_steps, recipe.step_batch, recipe.seed)

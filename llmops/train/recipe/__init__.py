@@ -5,17 +5,14 @@ Reads a recipe's file; imports no machine learning library.
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from llmops.data.quality.config import Quality
-from llmops.errors import BadRequest, ConfigError
+from llmops.errors import BadRequest
 from llmops.records import PromptContract
 from llmops.registry.adapters import require_name
 from llmops.settings import load_yaml
@@ -38,6 +35,7 @@ from llmops.train.recipe.methods import (
     Sft,
 )
 from llmops.train.recipe.optimizer import Optimizing
+from llmops.train.recipe.overrides import Overrides, parse_override, set_words
 from llmops.train.recipe.serving import Serve
 from llmops.train.recipe.sources import (
     AnySource,
@@ -76,6 +74,7 @@ __all__ = [
     "MixtureSource",
     "ModelTeacher",
     "Orpo",
+    "Overrides",
     "PreferenceSource",
     "PythonReward",
     "Range",
@@ -86,6 +85,8 @@ __all__ = [
     "SqlSource",
     "Sweep",
     "load_recipe",
+    "parse_override",
+    "set_words",
 ]
 
 
@@ -261,10 +262,6 @@ class Recipe(Optimizing):
         return self
 
 
-Overrides = tuple[tuple[str, Any], ...]
-"""Settings that replace a recipe's: dotted name and value, as `--set` gives them."""
-
-
 def load_recipe(path: Path, overrides: Overrides = ()) -> Recipe:
     """The recipe in a YAML file, with some of its settings replaced.
 
@@ -272,35 +269,3 @@ def load_recipe(path: Path, overrides: Overrides = ()) -> Recipe:
         ConfigError: the file is missing, is not YAML, or has a wrong or unknown setting.
     """
     return load_yaml(path, Recipe, overrides)
-
-
-def parse_override(text: str) -> tuple[str, Any]:
-    """A `--set` option's dotted name and its value, which is YAML.
-
-    >>> parse_override("lora.r=8")
-    ('lora.r', 8)
-
-    Raises:
-        ConfigError: it is not NAME=VALUE.
-    """
-    name, equals, value = text.partition("=")
-    try:
-        found = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {text}: the value is not YAML; quote it") from None
-    if not equals or not name:
-        raise ConfigError(f"--set {text}: is not NAME=VALUE, such as lora.r=8")
-    # YAML 1.1 reads 1e-4 as text; every other program reads a number.
-    if isinstance(found, str) and value.strip() == found:
-        with suppress(ValueError):
-            found = float(found)
-    return name, found
-
-
-def set_words(overrides: Overrides) -> tuple[str, ...]:
-    """Overrides as the options of `llmops finetune` that give them.
-
-    >>> set_words((("lora.r", 8),))
-    ('--set', 'lora.r=8')
-    """
-    return tuple(word for name, value in overrides for word in ("--set", f"{name}={json.dumps(value)}"))
