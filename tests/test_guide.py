@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 HEADING = "## Your own data in 15 minutes"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
-pytestmark = [pytest.mark.walk, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.walk, pytest.mark.timeout(2700)]
 
 
 def guide() -> list[tuple[str, str]]:
@@ -48,7 +48,7 @@ class Shell:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         ended = subprocess.run(
             command, shell=True, cwd=self.folder, env=os.environ | {"PATH": path}, capture_output=True, text=True,
-            timeout=900, stdin=subprocess.DEVNULL, check=False, executable="/bin/bash",
+            timeout=1500, stdin=subprocess.DEVNULL, check=False, executable="/bin/bash",
         )  # fmt: skip
         # The second round's verdict is the data's: the guide says so, and shows what to do with each.
         fine = (0, 1, 3) if "-rated.yaml" in command else (0,)
