@@ -1,7 +1,7 @@
 """Starting a run in several processes: on this machine through torch's elastic launcher, or through Ray Train.
 
 Every process runs the same `llmops finetune` command; `llmops.train.ranks` tells them apart. The first speaks, what the
-others say goes to `.llmops/logs/`. Several machines start the same command themselves (`torchrun_command`).
+others say goes to `.llmops/logs/`. Several machines start the same command themselves (recipes/jobs/).
 """
 
 from __future__ import annotations
@@ -54,15 +54,6 @@ def starts(recipe: Recipe, words: tuple[str, ...]) -> tuple[Start, ...]:
     common = {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "OMP_NUM_THREADS": _threads(n)}
     common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
     return tuple(Start({"RANK": str(i), "LOCAL_RANK": str(i), **common}, command) for i in range(n))
-
-
-def torchrun_command(recipe: Recipe, words: tuple[str, ...], n_machines: int) -> str:
-    """The line of shell that each of `n_machines` machines runs to train together, the first one's address in $HEAD."""
-    each = recipe.launch.processes // n_machines
-    return (
-        f"torchrun --nnodes {n_machines} --nproc-per-node {each} --rdzv-backend c10d --rdzv-endpoint $HEAD:29500 "
-        f"--no-python {shlex.join((sys.executable, *SELF, *words))}"
-    )
 
 
 def start_elastic(n: int, workspace: Workspace, words: tuple[str, ...]) -> int:
