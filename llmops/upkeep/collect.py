@@ -23,6 +23,8 @@ from llmops.upkeep.backup import SCRATCH_PREFIX
 from llmops.upkeep.reach import Artifact, digests_in, reachable, stored
 from llmops.upkeep.runs import LONGEST_RUN_S, Unfinished, holding, scratch_folders, unfinished_runs
 
+# How far apart the clocks may be that date an event and a file: two machines', or one's own and its file system's ticks.
+CLOCKS_APART_S = 60.0
 # They carry heads of the ledger: what is left of one that was cut off.
 ANCHORS = frozenset({"release_record", "approval_record"})
 
@@ -83,7 +85,7 @@ def plan_sweep(workspace: Workspace, request: Request) -> Sweep:
     unfinished = unfinished_runs(workspace, ledger)
     waited_for = [run for run in unfinished if not run.dead and run.age_s < LONGEST_RUN_S]
     # A run names what it has stored only at its end.
-    young_s = max([request.older_than_s, *(run.age_s for run in waited_for)])
+    young_s = max([request.older_than_s, *(run.age_s + CLOCKS_APART_S for run in waited_for)])
     unnamed = sorted(found - reached)
     judged = [a for a in unnamed if a.kind not in ANCHORS | request.spared_kinds]
     old = [a for a in judged if _age_s(store, a) > young_s]

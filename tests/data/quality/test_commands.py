@@ -55,7 +55,9 @@ def llmops(*arguments: object) -> tuple[int, str, str]:
 
 
 def runs(bench: Bench) -> list[Path]:
-    return sorted(bench.workspace.runs.iterdir()) if bench.workspace.runs.is_dir() else []
+    """Folders of runs, oldest first; names of one second do not say which came first."""
+    folders = bench.workspace.runs.iterdir() if bench.workspace.runs.is_dir() else ()
+    return sorted(folders, key=lambda folder: folder.stat().st_mtime_ns)
 
 
 def quality_json(bench: Bench) -> QualityReport:
