@@ -79,7 +79,7 @@ def _report(registry: Registry, model: str, candidate: AdapterRecord, engine: En
     report = Report(
         suite="s", suite_digest="0" * 64, system=f"x@{model[:12]}", model=model, base=candidate.base,
         prompt_contract=candidate.prompt_contract, engine=engine, session="s1", decoding={"temperature": 0},
-        cases="0" * 64, completions=completions, n_cases=1, n_errored=0,
+        cases="0" * 64, completions=completions, n_cases=1, n_samples=1, n_errored=0,
         metrics={"rougeL": MetricResult(27.0, 24.0, 30.0, 0.9, "sig")}, invalid=(), created_at=now(),
     )  # fmt: skip
     return registry.store.put_record(report)

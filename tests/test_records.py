@@ -25,7 +25,7 @@ CHECK = Check("rougeL", "superior", 0.0, 27.0, 14.8, 12.2, 9.7, 14.7, 0.95, 128,
 RECORDS = [
     PromptContract("{{ messages }}", "a" * 64, (2, 5), None),
     Report(
-        "s", "d", "base@1", "m", "b", "p", ENGINE, "session", {"temperature": 0}, "c", "k", 1, 0,
+        "s", "d", "base@1", "m", "b", "p", ENGINE, "session", {"temperature": 0}, "c", "k", 1, 1, 0,
         {"bleu": MetricResult(1.0, 0.5, 1.5, 0.9, "sig")}, ("why",), "2026-01-01T00:00:00.000Z",
     ),
     Decision("g", "d", "name", "c", "b", "b", ("r1", "r2"), ENGINE, "PASS", (CHECK,), (), None, 2,

@@ -1,6 +1,7 @@
 """Completions as they are kept: a canonical line each, stored with the cases they answer, read back verified.
 
-An artifact of kind `completions` holds completions.jsonl and cases.jsonl; line i of one answers line i of the other.
+An artifact of kind `completions` holds completions.jsonl and cases.jsonl; each case has as many completions (its
+samples), one after the other.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from llmops.errors import InvalidEvidence
-from llmops.records import Case, Completion, Message, Report
+from llmops.records import Case, Completion, Message, Report, ToolCall
 from llmops.schema import canonical_json
 from llmops.store import Store
 
@@ -29,7 +30,7 @@ def put_completions(store: Store, cases: Sequence[Case], completions: Sequence[C
 
 
 def load_answers(store: Store, report: Report) -> list[tuple[Case, Completion]]:
-    """A report's cases with the completions that answer them, after every byte was compared with its digest.
+    """A report's cases with the first sample that answers each, after every byte was compared with its digest.
 
     Raises:
         InvalidEvidence: the files are gone, altered, or do not answer the report's cases one by one.
@@ -41,15 +42,18 @@ def load_answers(store: Store, report: Report) -> list[tuple[Case, Completion]]:
         cases = [_case(line) for line in (folder / CASES_FILE).read_bytes().splitlines()]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidEvidence(f"{where}: {CASES_FILE} is damaged ({error}); evaluate again") from None
-    if [case.digest for case in cases] != [c.case for c in completions] or len(cases) != report.n_cases:
+    n = report.n_samples
+    expected = [(case.digest, i) for case in cases for i in range(n)]
+    if expected != [(c.case, c.sample) for c in completions] or len(cases) != report.n_cases:
         raise InvalidEvidence(f"{where}: its completions do not answer its cases one by one; evaluate again")
-    return list(zip(cases, completions, strict=True))
+    return list(zip(cases, completions[::n], strict=True))
 
 
 def _case(line: bytes) -> Case:
     data = json.loads(line)
     messages = tuple(Message.of_turn(m) for m in data["messages"])
-    return Case(messages, tuple(data["references"]), data["group"], data["source"])
+    rest = {name: data[name] for name in ("group", "source", "tools", "expected", "slices", "pair")}
+    return Case(messages, tuple(data["references"]), follow_ups=tuple(data["follow_ups"]), **rest)
 
 
 def completion_line(completion: Completion) -> bytes:
@@ -67,7 +71,10 @@ def read_completions(content: bytes, where: str) -> list[Completion]:
     for number, line in enumerate(content.splitlines(), start=1):
         try:
             data: dict[str, Any] = json.loads(line)
-            found.append(Completion(**data))
+            calls = tuple(ToolCall(**call) for call in data.pop("tool_calls", ()))
+            found.append(
+                Completion(**data | {"earlier": tuple(data.get("earlier", ())), "tool_calls": calls})
+            )
         except (ValueError, TypeError) as error:
             raise InvalidEvidence(
                 f"{where}: {COMPLETIONS_FILE}:{number} is damaged ({error}); evaluate again"

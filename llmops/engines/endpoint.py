@@ -10,7 +10,7 @@ import asyncio
 import json
 import random
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -114,23 +114,29 @@ class Endpoint:
         data = await self._control("GET", "/v1/models")
         return [str(model["id"]) for model in data["data"]]
 
-    async def ask(self, system: System, case: Case, decoding: Decoding, engine: str) -> Completion:
+    async def ask(
+        self, system: System, case: Case, decoding: Decoding, engine: str, sample: int = 0
+    ) -> Completion:
         """One case put to one system, asked again while the endpoint is busy or away.
 
         Retries end after `Patience.retry_s`. `engine` is the digest of the engine signature that has to
-        answer.
+        answer; `sample` is added to the seed.
         """
-        body = _body(system, case, decoding)
+        body = _body(system, case, decoding, sample)
         give_up, wait_s = time.monotonic() + self._patience.retry_s, FIRST_WAIT_S
         while True:
             started = time.monotonic()
             found = await self._ask_once(body)
             if isinstance(found, _Answer):
                 self.n_given_up = 0
-                return _completion(system, case, found, engine, time.monotonic() - started)
+                return replace(
+                    _completion(system, case, found, engine, time.monotonic() - started), sample=sample
+                )
             if found.fatal or time.monotonic() + wait_s > give_up:
                 self.n_given_up += not found.fatal
-                return _errored(system, case, found.reason, time.monotonic() - started)
+                return replace(
+                    _errored(system, case, found.reason, time.monotonic() - started), sample=sample
+                )
             await asyncio.sleep(max(found.wait_s, wait_s * random.uniform(0.5, 1.0)))
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
@@ -199,14 +205,14 @@ class _Problem:
     wait_s: float = 0.0
 
 
-def _body(system: System, case: Case, decoding: Decoding) -> JsonDict:
+def _body(system: System, case: Case, decoding: Decoding, sample: int) -> JsonDict:
     body: JsonDict = {
         "model": system.model,
         "messages": [m.to_turn() for m in case.messages],
         "temperature": decoding.temperature,
         "top_p": decoding.top_p,
         "max_tokens": decoding.max_tokens,
-        "seed": decoding.seed,
+        "seed": decoding.seed + sample,
         "stream": False,
     }
     return body | ({"stop": list(decoding.stop)} if decoding.stop else {})

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmops.evals.evidence import scores_of
-from llmops.evals.metrics import Scores, difference
-from llmops.records import Case, Completion
+from llmops.evals.evidence import Samples, is_answered, scores_of
+from llmops.evals.metrics import Metric, Scores, difference
+from llmops.records import Case
 from llmops.stats import Interval
 
 
@@ -25,10 +25,10 @@ class Paired:
 
 
 def pair(
-    metrics: Sequence[str],
+    metrics: Sequence[Metric],
     cases: Sequence[Case],
-    baseline: Sequence[Completion],
-    candidate: Sequence[Completion],
+    baseline: Sequence[Samples],
+    candidate: Sequence[Samples],
 ) -> Paired | None:
     """Both systems' scores over the cases both answered; None when these are fewer than two.
 
@@ -38,7 +38,7 @@ def pair(
     both = [
         (case, a, b)
         for case, a, b in zip(cases, baseline, candidate, strict=True)
-        if a.status == b.status == "answered"
+        if is_answered(a) and is_answered(b)
     ]
     if len(both) < 2:
         return None

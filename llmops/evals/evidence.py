@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from llmops.data import load_pool
 from llmops.errors import InvalidEvidence, LlmopsError
-from llmops.evals.metrics import Scores, interval, score
+from llmops.evals.metrics import Answer, Metric, Scores, interval, score
 from llmops.ratings.preferences import load_pairs
 from llmops.records import (
     AdapterRecord,
@@ -34,30 +35,33 @@ BOUND_LEVEL = 0.95
 REPORT_LEVEL = 0.9
 
 
+Samples: TypeAlias = tuple[Completion, ...]
+"""One system's completions of one case, sample 0 first."""
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
-    """One system's completions in the order of the suite's cases, their scores, and its report."""
+    """One system's samples of each case in the suite's order, their scores, and its report."""
 
     report: Report
-    completions: tuple[Completion, ...]
+    samples: tuple[Samples, ...]
     scores: dict[str, Scores]
 
 
 def scores_of(
-    metrics: Sequence[str], cases: Sequence[Case], completions: Sequence[Completion]
+    metrics: Sequence[Metric], cases: Sequence[Case], samples: Sequence[Samples]
 ) -> dict[str, Scores]:
     """Scores of each metric over the answered cases; none when fewer than two were answered.
 
-    `completions[i]` belongs to `cases[i]`.
+    `samples[i]` belongs to `cases[i]`; a case counts as answered when all its samples are.
     """
-    pairs = [
-        (c.text, case.references)
-        for case, c in zip(cases, completions, strict=True)
-        if c.status == "answered"
-    ]
-    if len(pairs) < 2:
-        return {}
-    return score(metrics, [text for text, _ in pairs], [references for _, references in pairs])
+    answers = [Answer(case, own) for case, own in zip(cases, samples, strict=True) if is_answered(own)]
+    return score(metrics, answers) if len(answers) >= 2 else {}
+
+
+def is_answered(samples: Samples) -> bool:
+    """Whether every sample of a case was answered."""
+    return all(sample.status == "answered" for sample in samples)
 
 
 def results_of(scores: dict[str, Scores]) -> dict[str, MetricResult]:
@@ -65,28 +69,38 @@ def results_of(scores: dict[str, Scores]) -> dict[str, MetricResult]:
     results = {}
     for name, found in scores.items():
         bounds = interval(found, BOUND_LEVEL)
-        results[name] = MetricResult(found.value, bounds.low, bounds.high, REPORT_LEVEL, found.signature)
+        results[name] = MetricResult(
+            found.value, bounds.low, bounds.high, REPORT_LEVEL, found.signature, found.better, found.unit
+        )
     return results
 
 
 def completion_faults(
-    completions: Sequence[Completion], digest: str, prompt_contract: str, max_errored_frac: float
+    samples: Sequence[Samples], digest: str, prompt_contract: str, max_errored_frac: float
 ) -> list[str]:
     """Why completions are no evidence about the system with these digests; empty when they are."""
-    answered = [c for c in completions if c.status == "answered"]
+    answered = [c for own in samples for c in own if c.status == "answered"]
     faults = _mismatches("answers came from", (c.answered_by for c in answered), digest)
     faults += _mismatches(
         "answers were made under prompt contract", (c.prompt_contract for c in answered), prompt_contract
     )
-    errored = [c for c in completions if c.status == "errored"]
-    if len(errored) > max_errored_frac * len(completions):
+    n_errored = n_errored_cases(samples)
+    if n_errored > max_errored_frac * len(samples):
+        first = next(c for own in samples for c in own if c.status == "errored")
         faults.append(
-            f"{len(errored)} of {len(completions)} cases errored (allowed: {max_errored_frac:.1%}), "
-            f"first: {errored[0].error}"
+            f"{n_errored} of {len(samples)} cases errored (allowed: {max_errored_frac:.1%}), "
+            f"first: {first.error}"
         )
-    if len(answered) < 2:
-        faults.append(f"{len(answered)} cases were answered; nothing can be estimated from fewer than 2")
+    if len(samples) - n_errored < 2:
+        faults.append(
+            f"{len(samples) - n_errored} cases were answered; nothing can be estimated from fewer than 2"
+        )
     return faults
+
+
+def n_errored_cases(samples: Sequence[Samples]) -> int:
+    """Cases with a sample that errored."""
+    return sum(not is_answered(own) for own in samples)
 
 
 def _mismatches(what: str, found: Iterable[str | None], expected: str) -> list[str]:

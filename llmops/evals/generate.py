@@ -21,7 +21,8 @@ from llmops.schema import Progress
 # long.
 GIVE_UP_AFTER = 3
 
-Question = tuple[Case, System]
+Question = tuple[Case, System, int]
+"""A case put to a system, and which sample of it."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,9 @@ def questions(job: Job) -> Iterator[Question]:
     """All questions in the order they are asked: case i begins with system i modulo the number of systems."""
     n = len(job.systems)
     for i, case in enumerate(job.suite.cases):
-        for k in range(n):
-            yield case, job.systems[(i + k) % n]
+        for sample in range(job.suite.config.samples):
+            for k in range(n):
+                yield case, job.systems[(i + k) % n], sample
 
 
 async def generate(endpoint: Endpoint, job: Job, session: Session, progress: Progress) -> None:
@@ -51,8 +53,8 @@ async def generate(endpoint: Endpoint, job: Job, session: Session, progress: Pro
     """
     kept = session.completions()
     answered = {key for key, completion in kept.items() if completion.status == "answered"}
-    todo = [(case, system) for case, system in questions(job) if (case.digest, system.model) not in answered]
-    total = len(job.suite.cases) * len(job.systems)
+    todo = [q for q in questions(job) if (q[0].digest, q[1].model, q[2]) not in answered]
+    total = len(job.suite.cases) * len(job.systems) * job.suite.config.samples
     progress(total - len(todo), total, "answers")
     keeper = _Keeper(session, total - len(todo), total, progress)
     try:
@@ -67,8 +69,8 @@ async def _ask_all(endpoint: Endpoint, job: Job, todo: list[Question], keeper: _
     waiting = iter(todo)  # shared: each worker takes the next question
 
     async def work() -> None:
-        for case, system in waiting:
-            completion = await endpoint.ask(system, case, job.suite.config.decoding, job.engine)
+        for case, system, sample in waiting:
+            completion = await endpoint.ask(system, case, job.suite.config.decoding, job.engine, sample)
             keeper.put(completion)
             if endpoint.n_given_up >= GIVE_UP_AFTER:
                 raise CouldNotRun(

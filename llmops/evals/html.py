@@ -12,7 +12,6 @@ from importlib.resources import files
 
 from llmops.evals.compare import Paired, pair
 from llmops.evals.evidence import BOUND_LEVEL, REPORT_LEVEL, Result
-from llmops.evals.metrics import METRICS
 from llmops.evals.plots import Forest, Histogram, Scatter, forest, histogram, scatter
 from llmops.evals.suite import Suite
 from llmops.records import Message, Report
@@ -73,8 +72,8 @@ def render(suite: Suite, results: Sequence[Result]) -> str:
         first=first,
         reports=[r.report for r in results],
         levels={"each": BOUND_LEVEL, "both": REPORT_LEVEL},
-        metrics=suite.config.metrics,
-        primary=suite.config.metrics[0],
+        metrics=[metric.name for metric in suite.metrics],
+        primary=suite.metrics[0].name,
         answers=[_answer_row(r) for r in results],
         comparisons=_comparisons(suite, results),
         histograms=_histograms(suite, results),
@@ -90,11 +89,11 @@ def _cases_line(suite: Suite) -> str:
 
 def _answer_row(result: Result) -> JsonDict:
     """What the answers of one system were like."""
-    answered = [c for c in result.completions if c.status == "answered"]
+    answered = [c for own in result.samples for c in own if c.status == "answered"]
     n = len(answered)
     return {
         "answered": n,
-        "errored": len(result.completions) - n,
+        "errored": sum(map(len, result.samples)) - n,
         "cut": sum(c.finish_reason == "length" for c in answered) / n if n else None,
         "tokens": statistics.fmean(c.n_completion_tokens for c in answered) if n else None,
         "latency": statistics.median(c.latency_s for c in answered) if n else None,
@@ -110,8 +109,8 @@ def _comparisons(suite: Suite, results: Sequence[Result]) -> list[Comparison]:
 
 
 def _comparison(suite: Suite, results: Sequence[Result], a: int, b: int) -> Comparison | None:
-    metrics = suite.config.metrics
-    paired = pair(metrics, suite.cases, results[a].completions, results[b].completions)
+    metrics = [metric.name for metric in suite.metrics]
+    paired = pair(suite.metrics, suite.cases, results[a].samples, results[b].samples)
     if paired is None:
         return None
     differences = {name: paired.difference(name, BOUND_LEVEL) for name in metrics}
@@ -133,7 +132,7 @@ def _comparison(suite: Suite, results: Sequence[Result], a: int, b: int) -> Comp
 
 
 def _shown(paired: Paired, results: Sequence[Result], indices: tuple[int, int], metric: str) -> list[Shown]:
-    completions = [{c.case: c for c in results[i].completions} for i in indices]
+    completions = [{own[0].case: own[0] for own in results[i].samples} for i in indices]
     sides = [side[metric].per_case for side in (paired.baseline, paired.candidate)]
     shown = []
     for n, case in enumerate(paired.cases):
@@ -155,7 +154,7 @@ def _shown(paired: Paired, results: Sequence[Result], indices: tuple[int, int], 
 def _histograms(suite: Suite, results: Sequence[Result]) -> dict[str, Histogram]:
     """Distributions of per-case scores, all systems in one plot a metric; yes-or-no metrics have none."""
     plots = {}
-    graded = [name for name in suite.config.metrics if METRICS[name].kind != "binary"]
+    graded = [metric.name for metric in suite.metrics if metric.kind != "binary" and metric.unit == "points"]
     for name in graded:
         series = [r.scores[name].per_case.tolist() if name in r.scores else [] for r in results]
         if any(series):

@@ -13,16 +13,25 @@ from pathlib import Path
 from llmops.engines.completions import COMPLETIONS_FILE, read_completions
 from llmops.errors import InvalidEvidence
 from llmops.evals.compare import Paired, pair
-from llmops.evals.evidence import completion_faults, leak_fault, prompt_digest, results_of, scores_of
+from llmops.evals.evidence import (
+    Samples,
+    completion_faults,
+    is_answered,
+    leak_fault,
+    n_errored_cases,
+    prompt_digest,
+    results_of,
+    scores_of,
+)
 from llmops.evals.suite import Suite, SuiteConfig, load_suite
 from llmops.ledger import Event
-from llmops.records import AdapterRecord, Completion, EngineSignature, Report
+from llmops.records import AdapterRecord, EngineSignature, Report
 from llmops.registry.adapters import Registry
 from llmops.schema import short
 from llmops.settings import load_yaml
 
 # What must be the same of both reports for their difference to be about the models alone.
-SHARED = ("suite", "suite_digest", "base", "engine", "session", "decoding", "cases", "n_cases")
+SHARED = ("suite", "suite_digest", "base", "engine", "session", "decoding", "cases", "n_cases", "n_samples")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,17 +75,17 @@ def review(
     completions = [_completions(registry, suite, report, faults) for report in (theirs, ours)]
     if faults:
         return Evidence(digests, engine, None, tuple(faults))
-    paired = pair(suite.config.metrics, suite.cases, *completions)
+    paired = pair(suite.metrics, suite.cases, *completions)
     if paired is None:
         faults.append("fewer than 2 cases were answered by both systems")
     return Evidence(digests, engine, paired, tuple(faults), _answers(suite, *completions))
 
 
-def _answers(suite: Suite, theirs: list[Completion], ours: list[Completion]) -> dict[str, tuple[str, str]]:
+def _answers(suite: Suite, theirs: list[Samples], ours: list[Samples]) -> dict[str, tuple[str, str]]:
     return {
-        prompt_digest(case.messages): (b.text, a.text)
+        prompt_digest(case.messages): (b[0].text, a[0].text)
         for case, a, b in zip(suite.cases, theirs, ours, strict=True)
-        if a.status == b.status == "answered"
+        if is_answered(a) and is_answered(b)
     }
 
 
@@ -153,15 +162,17 @@ def _suite(registry: Registry, path: Path, report: Report, faults: list[str]) ->
     return suite
 
 
-def _completions(registry: Registry, suite: Suite, report: Report, faults: list[str]) -> list[Completion]:
-    """A report's completions, one a case in the suite's order, verified and scored again."""
+def _completions(registry: Registry, suite: Suite, report: Report, faults: list[str]) -> list[Samples]:
+    """A report's samples of each case in the suite's order, verified and scored again."""
     try:
         folder = registry.store.verify("completions", report.completions)
         found = read_completions((folder / COMPLETIONS_FILE).read_bytes(), f"report of {report.system}")
     except (InvalidEvidence, OSError) as error:
         faults.append(str(error))
         return []
-    if [c.case for c in found] != [case.digest for case in suite.cases]:
+    n = suite.config.samples
+    expected = [(case.digest, i) for case in suite.cases for i in range(n)]
+    if [(c.case, c.sample) for c in found] != expected:
         faults.append(
             f"report of {report.system}: its completions do not answer the suite's cases one by one"
         )
@@ -169,18 +180,19 @@ def _completions(registry: Registry, suite: Suite, report: Report, faults: list[
     wrong = {c.system for c in found if c.system != report.system}
     if wrong:
         faults.append(f"report of {report.system}: holds completions of {sorted(wrong)[0]}")
-    own = completion_faults(found, report.model, report.prompt_contract, suite.config.max_errored_frac)
-    own += _recount(suite, report, found)
+    samples = [tuple(found[i : i + n]) for i in range(0, len(found), n)]
+    own = completion_faults(samples, report.model, report.prompt_contract, suite.config.max_errored_frac)
+    own += _recount(suite, report, samples)
     faults += [f"report of {report.system}: {fault}" for fault in own]
-    return found
+    return samples
 
 
-def _recount(suite: Suite, report: Report, completions: list[Completion]) -> list[str]:
+def _recount(suite: Suite, report: Report, samples: list[Samples]) -> list[str]:
     """Where the report's numbers are not those of its completions."""
-    n_errored = sum(c.status == "errored" for c in completions)
+    n_errored = n_errored_cases(samples)
     if n_errored != report.n_errored:
         return [f"says {report.n_errored} errored, its completions {n_errored}"]
-    again = results_of(scores_of(suite.config.metrics, suite.cases, completions))
+    again = results_of(scores_of(suite.metrics, suite.cases, samples))
     if again.keys() != report.metrics.keys():
         return [f"has metrics {sorted(report.metrics)}, its completions give {sorted(again)}"]
     faults = []

@@ -22,6 +22,7 @@ from llmops.evals.evidence import (
     completion_faults,
     engine_fault,
     leak_fault,
+    n_errored_cases,
     results_of,
     scores_of,
 )
@@ -172,10 +173,11 @@ async def _status_after(endpoint: Endpoint, session: Session) -> EndpointStatus:
 
 def _result(registry: Registry, taken: _Taken, system: System, record: AdapterRecord | None) -> Result:
     suite, kept = taken.suite, taken.session.completions()
-    completions = tuple(kept[case.digest, system.model] for case in suite.cases)
-    scores = scores_of(suite.config.metrics, suite.cases, completions)
+    n = suite.config.samples
+    samples = tuple(tuple(kept[case.digest, system.model, i] for i in range(n)) for case in suite.cases)
+    scores = scores_of(suite.metrics, suite.cases, samples)
     faults = list(taken.faults) + completion_faults(
-        completions, system.digest, system.prompt_contract, suite.config.max_errored_frac
+        samples, system.digest, system.prompt_contract, suite.config.max_errored_frac
     )
     if record is not None:
         faults += leak_fault(registry, record, suite.cases)
@@ -190,14 +192,15 @@ def _result(registry: Registry, taken: _Taken, system: System, record: AdapterRe
         session=taken.session.name,
         decoding=suite.config.decoding.model_dump(mode="json"),
         cases=suite.cases_digest,
-        completions=put_completions(registry.store, suite.cases, completions),
+        completions=put_completions(registry.store, suite.cases, [c for own in samples for c in own]),
         n_cases=len(suite.cases),
-        n_errored=sum(c.status == "errored" for c in completions),
+        n_samples=n,
+        n_errored=n_errored_cases(samples),
         metrics=results_of(scores),
         invalid=tuple(faults),
         created_at=now(),
     )
-    return Result(report, completions, scores)
+    return Result(report, samples, scores)
 
 
 def _store(registry: Registry, report: Report) -> None:

@@ -40,7 +40,7 @@ class SessionRecord(Record):
 
 
 class Session:
-    """One session's folder. Answers are found by (case digest, system)."""
+    """One session's folder. Answers are found by (case digest, system, sample)."""
 
     def __init__(self, folder: Path) -> None:
         """Use a folder that `new_session` or `find_session` gave."""
@@ -66,8 +66,8 @@ class Session:
             )
         return record
 
-    def completions(self) -> dict[tuple[str, str], Completion]:
-        """The newest completion of each (case, system); a last line that was cut off by a crash is removed.
+    def completions(self) -> dict[tuple[str, str, int], Completion]:
+        """The newest completion of each (case, system, sample); a last line that was cut off by a crash is removed.
 
         Raises:
             InvalidEvidence: a line is damaged.
@@ -79,7 +79,7 @@ class Session:
         whole = content[: content.rfind(b"\n") + 1]
         if len(whole) != len(content):
             os.truncate(path, len(whole))
-        return {(c.case, c.system): c for c in read_completions(whole, f"session {self.name}")}
+        return {(c.case, c.system, c.sample): c for c in read_completions(whole, f"session {self.name}")}
 
     def append(self, batch: Sequence[Completion]) -> None:
         """Add completions; durable when this returns.

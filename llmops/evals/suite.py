@@ -6,12 +6,11 @@ same questions in the same way.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from llmops.data import resolve_cases
 from llmops.data.cases import DatasetCases, FileCases
@@ -21,6 +20,9 @@ from llmops.records import Case
 from llmops.registry.adapters import Registry
 from llmops.schema import digest_of
 from llmops.settings import load_yaml
+
+if TYPE_CHECKING:
+    from llmops.evals.metrics import Metric
 
 
 class SuiteConfig(BaseModel):
@@ -32,26 +34,33 @@ class SuiteConfig(BaseModel):
     """Shown in reports."""
     cases: Annotated[DatasetCases | FileCases, Field(discriminator="kind")]
     """What is asked."""
-    metrics: tuple[str, ...] = Field(min_length=1)
-    """Names of metrics; the first one orders the worst and best cases on the page."""
+    metrics: tuple[Any, ...] = Field(min_length=1)
+    """Metrics by name, or as a mapping with `kind`; the first one orders the worst and best cases on the page."""
     decoding: Decoding
     """How answers are generated."""
     max_errored_frac: float = Field(default=0.0, ge=0, lt=1)
     """Share of cases that may end without an answer before a report is no evidence."""
 
+    samples: int = Field(default=1, ge=1, le=256)
+    """Answers to each case; sample i is drawn with `decoding.seed` + i."""
+    cluster: Literal["group"] | None = None
+    """Cases of one group are alike: intervals take whole groups as the unit. Null takes cases as independent."""
+
     @field_validator("metrics")
     @classmethod
-    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        from llmops.evals.metrics import METRICS  # scipy: not needed to print a help text
+    def _known(cls, metrics: tuple[Any, ...]) -> tuple[Any, ...]:
+        from llmops.evals.metrics.config import check_metrics  # scipy: not needed to print a help text
 
-        for name in names:
-            if name not in METRICS:
-                close = difflib.get_close_matches(name, METRICS, n=1)
-                hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(METRICS)}"
-                raise ValueError(f"{name} is not a metric; {hint}")
-        if len(set(names)) != len(names):
-            raise ValueError("a metric is named twice")
-        return names
+        return check_metrics(metrics)
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> SuiteConfig:
+        if self.samples > 1 and self.decoding.temperature == 0:
+            raise ValueError(
+                f"samples is {self.samples} and decoding.temperature 0: all samples would be one; "
+                "set a temperature, or samples 1"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,7 @@ class Suite:
 
     config: SuiteConfig
     cases: tuple[Case, ...]
+    metrics: tuple[Metric, ...]
 
     @property
     def cases_digest(self) -> str:
@@ -68,8 +78,15 @@ class Suite:
 
     @property
     def digest(self) -> str:
-        """Digest of settings and resolved cases."""
-        return digest_of({"config": self.config.model_dump(mode="json"), "cases": self.cases_digest})
+        """Digest of settings, resolved cases with their labels, and the files that metrics read."""
+        return digest_of(
+            {
+                "config": self.config.model_dump(mode="json"),
+                "cases": self.cases_digest,
+                "labels": [case.labels for case in self.cases],
+                "metrics": {metric.name: metric.digest for metric in self.metrics if metric.digest},
+            }
+        )
 
 
 def load_suite(path: Path, registry: Registry) -> Suite:
@@ -81,8 +98,10 @@ def load_suite(path: Path, registry: Registry) -> Suite:
         DataError: a case's file is missing, has a bad line, or there are fewer than two cases.
         InvalidEvidence: the dataset's files were altered.
     """
+    from llmops.evals.metrics.config import resolve_metrics
+
     config = load_yaml(path, SuiteConfig)
     cases = resolve_cases(config.cases, path.parent, registry.store, registry.ledger)
     if len(cases) < 2:
         raise DataError(f"{path}: {len(cases)} cases; nothing can be estimated from fewer than 2, add cases")
-    return Suite(config, tuple(cases))
+    return Suite(config, tuple(cases), resolve_metrics(config.metrics, path.parent))

@@ -4,7 +4,7 @@ Nothing here reads or writes files; `llmops.schema` says how a record is spelt a
 """
 
 from llmops.records.data import DatasetSnapshot, Dropped, Labelled, Message, Row, ToolCall
-from llmops.records.evaluation import Case, Completion, MetricResult, Report
+from llmops.records.evaluation import Better, Case, Completion, MetricResult, Report
 from llmops.records.feedback import (
     Campaign,
     Choice,
@@ -29,6 +29,7 @@ from llmops.records.release import Approval, Check, Decision, Release, Verdict
 __all__ = [
     "AdapterRecord",
     "Approval",
+    "Better",
     "Campaign",
     "Case",
     "Check",

@@ -2,33 +2,63 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from llmops.records.data import Message
+from llmops.records.data import Message, ToolCall
 from llmops.records.models import EngineSignature
 from llmops.schema import JsonDict, Record, digest_of
+
+Better = Literal["higher", "lower"]
+"""Which way a metric improves."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One evaluation prompt with its references; `digest` aligns systems, `group` is the cluster key."""
+    """One evaluation prompt with what is expected of the answer.
+
+    `messages` is the conversation up to the turn that is answered; each of `follow_ups` is a user turn put after the
+    answer before it, and the last answer is the one that is scored. `digest` aligns systems. `group` is the cluster
+    key, `slices` says which named parts of the suite the case belongs to (`{"language": "en"}`); cases with the same
+    `pair` differ only in something that must not matter.
+    """
 
     messages: tuple[Message, ...]
     references: tuple[str, ...]
     group: str
     source: str
+    follow_ups: tuple[str, ...] = ()
+    tools: str | None = None  # canonical JSON of a list in OpenAI's form
+    expected: JsonDict = field(
+        default_factory=dict
+    )  # what metrics without references hold the answer against
+    slices: dict[str, str] = field(default_factory=dict)
+    pair: str | None = None
 
     @property
     def digest(self) -> str:
-        """Digest of what is asked and what is expected."""
-        prompt = [m.spelling for m in self.messages]
-        return digest_of({"messages": prompt, "references": list(self.references)})
+        """Digest of what is asked and what is expected; where a case stands in the suite is not part of it."""
+        asked: JsonDict = {
+            "messages": [m.spelling for m in self.messages],
+            "references": list(self.references),
+        }
+        more = {"follow_ups": list(self.follow_ups), "tools": self.tools, "expected": self.expected}
+        return digest_of(asked | {name: value for name, value in more.items() if value})
+
+    @property
+    def labels(self) -> JsonDict:
+        """What analyses group cases by; a suite's digest covers it."""
+        return {"group": self.group, "slices": self.slices, "pair": self.pair}
 
 
 @dataclass(frozen=True)
 class Completion:
-    """One system's answer to one case. `status` errored is never a score."""
+    """One system's answer to one case. `status` errored is never a score.
+
+    `sample` counts the answers to one case from 0. Of a conversation of several turns `text` is the last answer and
+    `earlier` holds those before it; tokens and latency are those of all turns. `reference_logprob` is the sum of the
+    natural logs that the system gives the tokens of the case's first reference, where a suite asks for it.
+    """
 
     case: str  # Case.digest
     system: str
@@ -41,17 +71,24 @@ class Completion:
     answered_by: str | None  # digest in the response header
     prompt_contract: str | None
     error: str | None = None
+    sample: int = 0
+    earlier: tuple[str, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    reference_logprob: float | None = None
+    n_reference_tokens: int | None = None
 
 
 @dataclass(frozen=True)
 class MetricResult:
-    """A metric of one report: value with its two-sided interval, both on the metric's own scale."""
+    """A metric of one report: value with its two-sided interval, both on the metric's own scale (`unit`)."""
 
     value: float
     low: float
     high: float
     level: float
     signature: str
+    better: Better = "higher"
+    unit: str = "points"
 
 
 @dataclass(frozen=True)
@@ -61,7 +98,7 @@ class Report(Record):
     `invalid` lists reasons why the report is no evidence (a wrong adapter answered, cases errored ...).
     """
 
-    schema: ClassVar[str] = "llmops.report/1"
+    schema: ClassVar[str] = "llmops.report/2"
     suite: str  # name
     suite_digest: str
     system: str  # model name asked for at the endpoint
@@ -74,7 +111,8 @@ class Report(Record):
     cases: str  # digest over the ordered case digests
     completions: str  # digest of the stored files (kind `completions`)
     n_cases: int
-    n_errored: int
+    n_samples: int  # completions a case
+    n_errored: int  # cases with a sample that errored
     metrics: dict[str, MetricResult]
     invalid: tuple[str, ...]
     created_at: str

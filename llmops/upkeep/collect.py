@@ -23,7 +23,7 @@ from llmops.upkeep.backup import SCRATCH_PREFIX
 from llmops.upkeep.reach import Artifact, digests_in, reachable, stored
 from llmops.upkeep.runs import LONGEST_RUN_S, Unfinished, holding, scratch_folders, unfinished_runs
 
-# How far apart the clocks may be that date an event and a file: two machines', or one's own and its file system's ticks.
+# How far apart the clocks may be that date an event and a file: two machines', or one's own and a file system's.
 CLOCKS_APART_S = 60.0
 # They carry heads of the ledger: what is left of one that was cut off.
 ANCHORS = frozenset({"release_record", "approval_record"})

@@ -10,6 +10,7 @@ from scipy import stats as scipy_stats
 
 from llmops.evals.metrics import METRICS
 from llmops.stats import CorpusScore, FloatArray
+from tests.evals.scoring import answers
 
 NOMINAL = 0.05
 
@@ -105,7 +106,7 @@ def population(metric: str, n: int, noise_a: Noise, noise_b: Noise, seed: int) -
     chosen = METRICS[metric]
     assert chosen.resampled is not None
     one_each = [[text] for text in references]
-    stats_a, stats_b = chosen.measure(a, one_each)[2], chosen.measure(b, one_each)[2]
+    stats_a, stats_b = (chosen.measure(answers(texts, one_each)).stats for texts in (a, b))
     assert stats_a is not None
     assert stats_b is not None
     return Population(stats_a, stats_b, chosen.resampled)

@@ -1,0 +1,187 @@
+"""What a metric is, what it gives, and how two systems are compared by it.
+
+A metric turns answers into one number a case and a number to report. What is ours is keeping each case's sufficient
+statistics, so that `llmops.stats` compares two systems without scoring text again. Nothing here reads or writes files
+or knows of engines.
+
+Shapes: N cases, S sufficient statistics, R rows scored together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from llmops import stats
+from llmops.errors import DataError, InvalidEvidence
+from llmops.records import Better, Case, Completion
+from llmops.stats import CorpusScore, FloatArray, Interval
+
+Kind = Literal["corpus", "mean", "binary"]
+POINTS = "points"
+"""The unit of metrics that lie between 0 and 100."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a system said to one case: its samples, one or more, all of them answered."""
+
+    case: Case
+    samples: tuple[Completion, ...]
+
+
+Answers: TypeAlias = Sequence[Answer]
+"""One system's answers to N cases; every case has as many samples."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A metric's numbers: the value to report, each case's own [N], for corpus metrics what it is made of [N, S]."""
+
+    value: float
+    per_case: FloatArray
+    stats: FloatArray | None = None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A way to score answers.
+
+    `kind` picks the comparison: `binary` where every case scores 0 or 100, `mean` where the value is the mean of the
+    cases' scores, `corpus` where it is `resampled` of their summed statistics ([R, S] -> [R]). `signature` names all
+    that could change the number; `digest` covers files that it reads (a schema, a function), "" without any. A metric
+    in points lies between 0 and 100; others have no bounds.
+    """
+
+    name: str
+    kind: Kind
+    measure: Callable[[Answers], Measured]
+    signature: Callable[[Answers], str]
+    resampled: CorpusScore | None = None
+    better: Better = "higher"
+    unit: str = POINTS
+    needs_references: bool = True
+    digest: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """One metric of one system on N cases.
+
+    `value` is the number to report. `per_case` [N] is each case's own score, the mean over its samples: for `mean` and
+    `binary` metrics its mean is `value`; for `corpus` metrics it is the sentence-level score, for display only, and
+    `stats` [N, S] holds what `value` is made of. Where a case has several samples a `binary` metric is `mean`.
+    """
+
+    metric: str
+    kind: Kind
+    value: float
+    per_case: FloatArray
+    stats: FloatArray | None
+    signature: str
+    resampled: CorpusScore | None = None
+    better: Better = "higher"
+    unit: str = POINTS
+
+
+def score(metrics: Sequence[Metric], answers: Answers) -> dict[str, Scores]:
+    """Scores by each metric's name, in the order given.
+
+    Raises:
+        DataError: nothing to score, or a case without a reference where a metric needs one (every score of it would be
+            made up).
+    """
+    if not answers:
+        raise DataError("score: 0 completions have no score; evaluate at least one case")
+    found = {}
+    for metric in metrics:
+        bare = next((a for a in answers if metric.needs_references and not a.case.references), None)
+        if bare is not None:
+            raise DataError(
+                f"score: case {bare.case.source} has no reference, and {metric.name} needs one; "
+                "give it one or leave the case out"
+            )
+        found[metric.name] = _score_one(metric, answers)
+    return found
+
+
+def interval(scores: Scores, level: float = 0.95) -> Interval:
+    """The interval of one system's value; `level` is that of each bound (0.95: a two-sided 90 % interval).
+
+    Raises:
+        InvalidEvidence: fewer than 2 cases.
+    """
+    if scores.kind == "mean":
+        return stats.mean_interval(scores.per_case, level)
+    if scores.kind == "binary":
+        return stats.proportion_interval(scores.per_case / 100, level).scaled(100)
+    stats_n, resampled = _corpus_parts(scores)
+    return stats.corpus_interval(stats_n, resampled, level)
+
+
+def difference(a: Scores, b: Scores, level: float = 0.95) -> Interval:
+    """The interval of b - a over the same cases in the same order, by the test that fits the metric's kind.
+
+    Args:
+        a: the baseline's scores.
+        b: the candidate's scores.
+        level: confidence of each bound; 0.95 decides a one-sided test at 5 %.
+
+    Raises:
+        InvalidEvidence: two metrics, two signatures or two numbers of cases: the numbers are not comparable.
+    """
+    if (a.metric, a.signature) != (b.metric, b.signature):
+        raise InvalidEvidence(
+            f"difference: {a.metric} ({a.signature}) and {b.metric} ({b.signature}) are not comparable; "
+            "score both systems with the same metric and versions"
+        )
+    if a.kind == "mean":
+        return stats.paired_t(a.per_case, b.per_case, level)
+    if a.kind == "binary":
+        return stats.paired_binary(a.per_case / 100, b.per_case / 100, level).scaled(100)
+    stats_a, resampled = _corpus_parts(a)
+    stats_b, _ = _corpus_parts(b)
+    return stats.paired_corpus(stats_a, stats_b, resampled, level)
+
+
+def mean_of_samples(answers: Answers, per_sample: FloatArray) -> Measured:
+    """Mean-type numbers from one score a sample, in the order of `texts_of`: a case's score is its samples' mean."""
+    n_each = np.array([len(answer.samples) for answer in answers])
+    starts = np.cumsum([0, *n_each])[:-1]
+    per_case: FloatArray = np.add.reduceat(per_sample, starts) / n_each
+    return Measured(float(per_case.mean()), per_case)
+
+
+def texts_of(answers: Answers) -> list[str]:
+    """The texts of all samples, case by case."""
+    return [sample.text for answer in answers for sample in answer.samples]
+
+
+def references_of(answers: Answers) -> list[tuple[str, ...]]:
+    """The references that belong to each text of `texts_of`."""
+    return [answer.case.references for answer in answers for _ in answer.samples]
+
+
+def n_references(answers: Answers) -> int | None:
+    """The number of references where all cases have as many, else None."""
+    counts = {len(answer.case.references) for answer in answers}
+    return counts.pop() if len(counts) == 1 else None
+
+
+def _score_one(metric: Metric, answers: Answers) -> Scores:
+    found = metric.measure(answers)
+    sampled = any(len(answer.samples) > 1 for answer in answers)
+    kind: Kind = "mean" if metric.kind == "binary" and sampled else metric.kind
+    return Scores(
+        metric.name, kind, found.value, found.per_case, found.stats, metric.signature(answers),
+        metric.resampled, metric.better, metric.unit,
+    )  # fmt: skip
+
+
+def _corpus_parts(scores: Scores) -> tuple[FloatArray, CorpusScore]:
+    if scores.stats is None or scores.resampled is None:
+        raise InvalidEvidence(f"{scores.metric}: no sufficient statistics; score the completions again")
+    return scores.stats, scores.resampled
