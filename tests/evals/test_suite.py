@@ -117,7 +117,7 @@ def test_dataset_that_was_never_built_is_a_bad_request(room: Room) -> None:
     ("change", "message"),
     [
         ({"metrics": ["rougel"]}, r"rougel is not a metric \(found \['rougel'\]\); did you mean rougeL"),
-        ({"metrics": ["bleu", "bleu"]}, "metric rougeL is named twice"),
+        ({"metrics": ["bleu", "bleu"]}, "metric bleu is named twice"),
         ({"metrics": []}, "metrics: "),
         ({"decoding": {"max_tokens": 4}}, "decoding.temperature is missing"),
         ({"decoding": {"temperature": 0, "max_tokens": 4, "top_k": 3}}, "decoding.top_k is not a setting"),
