@@ -1,11 +1,15 @@
-"""`llmops eval`: systems answer a suite through the endpoint and are scored."""
+"""`llmops eval`: systems answer a suite through the endpoint and are scored.
+
+`llmops eval SUITE` is `llmops eval run SUITE`: what is no name of a command is what is run.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from llmops.cli.output import as_json, progress, table
 from llmops.errors import EXIT_INVALID, BadRequest
@@ -14,6 +18,25 @@ from llmops.schema import short
 from llmops.settings import Workspace, find_workspace
 
 
+class _RunByDefault(TyperGroup):
+    """Commands of which `run` may go unnamed."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `run` before arguments that begin with neither a command nor a request for help."""
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_RunByDefault,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Evaluate systems on suites, and work with the reports. `llmops eval SUITE` is `llmops eval run SUITE`.",
+)
+
+
+@app.command("run")
 def evaluate(
     suite: Annotated[Path, typer.Argument(help="A suite such as evals/suites/docstrings.yaml.")],
     adapter: Annotated[

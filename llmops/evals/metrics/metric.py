@@ -53,7 +53,8 @@ class Metric:
     `kind` picks the comparison: `binary` where every case scores 0 or 100, `mean` where the value is the mean of the
     cases' scores, `corpus` where it is `resampled` of their summed statistics ([R, S] -> [R]). `signature` names all
     that could change the number; `digest` covers files that it reads (a schema, a function), "" without any. A metric
-    in points lies between 0 and 100; others have no bounds.
+    in points lies between 0 and 100; others have no bounds. Where one has `needs_reference_logprobs`, every completion
+    of the suite carries `reference_logprob` and `n_reference_tokens`.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Metric:
     better: Better = "higher"
     unit: str = POINTS
     needs_references: bool = True
+    needs_reference_logprobs: bool = False
     digest: str = ""
 
 
