@@ -1,9 +1,12 @@
-"""Comparing two systems of one session: the cases both answered, and every metric's paired difference."""
+"""Comparing two systems over the cases both answered: every metric's paired difference, also on parts of the cases."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from llmops.evals.evidence import Samples, is_answered, scores_of
 from llmops.evals.metrics import Metric, Scores, difference
@@ -22,6 +25,14 @@ class Paired:
     def difference(self, metric: str, level: float) -> Interval:
         """The interval of candidate - baseline on the metric's own scale; `level` is that of each bound."""
         return difference(self.baseline[metric], self.candidate[metric], level)
+
+    def only(self, rows: Sequence[int]) -> Paired:
+        """The same comparison over some of the cases."""
+        return Paired(
+            tuple(self.cases[i] for i in rows),
+            {name: only(scores, rows) for name, scores in self.baseline.items()},
+            {name: only(scores, rows) for name, scores in self.candidate.items()},
+        )
 
 
 def pair(
@@ -48,3 +59,28 @@ def pair(
         scores_of(metrics, kept, [a for _, a, _ in both]),
         scores_of(metrics, kept, [b for _, _, b in both]),
     )
+
+
+def only(scores: Scores, rows: Sequence[int]) -> Scores:
+    """A metric's scores on some of its cases; the value is computed anew, from sufficient statistics where it has them.
+
+    Args:
+        scores: N cases.
+        rows: which of them, at least one.
+    """
+    index = np.asarray(rows, dtype=np.intp)
+    per_case = scores.per_case[index]
+    if scores.stats is None or scores.resampled is None:
+        return replace(scores, per_case=per_case, value=float(per_case.mean()))
+    stats = scores.stats[index]
+    value = float(scores.resampled(stats.sum(axis=0, keepdims=True))[0])
+    return replace(scores, per_case=per_case, stats=stats, value=value)
+
+
+def slices_of(cases: Sequence[Case]) -> dict[tuple[str, str], list[int]]:
+    """Which cases lie in each slice, by (what it is about, value), in the order of both names."""
+    found: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for i, case in enumerate(cases):
+        for about, value in case.slices.items():
+            found[about, value].append(i)
+    return dict(sorted(found.items()))

@@ -10,81 +10,129 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
-from llmops.evals.compare import Paired, pair
-from llmops.evals.evidence import BOUND_LEVEL, REPORT_LEVEL, Result
-from llmops.evals.plots import Forest, Histogram, Scatter, forest, histogram, scatter
-from llmops.evals.suite import Suite
-from llmops.records import Message, Report
-from llmops.schema import JsonDict
+from llmops.evals.evidence import BOUND_LEVEL, REPORT_LEVEL, Result, Samples
+from llmops.evals.metrics.metric import POINTS
+from llmops.evals.plots import (
+    POINTS_RANGE,
+    Forest,
+    Histogram,
+    Scatter,
+    forest,
+    histogram,
+    range_of,
+    scatter,
+)
+from llmops.evals.reports.comparison import CaseLine, Comparison, Evaluated, MetricLine, slice_values
+from llmops.evals.reports.units import shown, shown_difference, shown_interval
+from llmops.records import Case, Completion, Report, ToolCall
+from llmops.schema import JsonDict, canonical_json, short
 from llmops.stats import Interval
-
-N_SHOWN = 6  # worst and best cases, each
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One system's answer to a case, as shown."""
+class Exchange:
+    """An answer to a case, or one of several in a conversation; `user` is the follow-up that it answers."""
+
+    user: str | None
+    text: str
+    calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True)
+class Side:
+    """One system's answers to a case, as shown: those of sample 0."""
 
     index: int
     system: str
-    text: str
-    score: float
+    score: str
+    n_samples: int
+    exchanges: tuple[Exchange, ...]
     cut: bool
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A case side by side."""
+    """A case side by side; `expected` is what metrics without references hold the answer against."""
 
-    source: str
-    prompt: tuple[Message, ...]
-    references: tuple[str, ...]
-    answers: tuple[Answer, ...]
-    difference: float
+    case: Case
+    expected: str | None
+    sides: tuple[Side, Side]
+    gain: float
+    difference: str
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A candidate against a baseline."""
+class Contrast:
+    """A comparison as drawn."""
 
+    found: Comparison
     baseline: int
     candidate: int
-    n_cases: int
-    differences: dict[str, Interval]
-    forest: Forest
+    forests: tuple[Forest, ...]
     scatter: Scatter
     worst: tuple[Shown, ...]
     best: tuple[Shown, ...]
 
 
-def render(suite: Suite, results: Sequence[Result]) -> str:
-    """The page as text; `results` share a session, the base first."""
+@dataclass(frozen=True)
+class SliceRow:
+    """A slice: its cases, by metric each system's interval, and the first comparison's difference."""
+
+    value: str
+    n_cases: int
+    values: dict[str, tuple[Interval | None, ...]]
+    differences: dict[str, MetricLine]
+
+
+def render(parts: Sequence[Evaluated]) -> str:
+    """The page as text, with a section for each suite of one session."""
     import jinja2
 
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
+    environment.filters |= {
+        "value": shown,
+        "difference": shown_difference,
+        "bounds": _bounds,
+        "paired": _paired,
+    }
     template = environment.from_string(
         files("llmops.evals").joinpath("report.html.j2").read_text(encoding="utf-8")
     )
-    first = results[0].report
+    first = parts[0].results[0].report
     return template.render(
+        title=" · ".join(part.suite.config.name for part in parts),
         first=first,
-        reports=[r.report for r in results],
-        levels={"each": BOUND_LEVEL, "both": REPORT_LEVEL},
-        metrics=[metric.name for metric in suite.metrics],
-        primary=suite.metrics[0].name,
-        answers=[_answer_row(r) for r in results],
-        comparisons=_comparisons(suite, results),
-        histograms=_histograms(suite, results),
-        cases=_cases_line(suite),
         engine=short_engine(first),
-    )
+        levels={"each": BOUND_LEVEL, "both": REPORT_LEVEL},
+        invalid=[r.report for part in parts for r in part.results if r.report.invalid],
+        suites=[_section(part) for part in parts],
+    )  # fmt: skip
 
 
-def _cases_line(suite: Suite) -> str:
-    groups = len({case.group for case in suite.cases})
-    return f"{len(suite.cases)} cases from {groups} groups"
+def _section(part: Evaluated) -> JsonDict:
+    suite, results = part.suite, part.results
+    return {
+        "name": suite.config.name,
+        "cases": _cases_line(part),
+        "reports": [r.report for r in results],
+        "metrics": suite.metrics,
+        "primary": suite.metrics[0].name,
+        "max_tokens": suite.config.decoding.max_tokens,
+        "answers": [_answer_row(r) for r in results],
+        "histograms": _histograms(part),
+        "slices": _slices(part),
+        "contrasts": [_contrast(part, found) for found in part.comparisons],
+        "signature": _signature(part),
+    }
+
+
+def _cases_line(part: Evaluated) -> str:
+    cases, n_samples = part.suite.cases, part.suite.config.samples
+    groups = len({case.group for case in cases})
+    each = f", {n_samples} answers each" if n_samples > 1 else ""
+    return f"{len(cases)} cases from {groups} groups{each}"
 
 
 def _answer_row(result: Result) -> JsonDict:
@@ -100,66 +148,115 @@ def _answer_row(result: Result) -> JsonDict:
     }
 
 
-def _comparisons(suite: Suite, results: Sequence[Result]) -> list[Comparison]:
-    """The last system against every one before it, the others against the base."""
-    last = len(results) - 1
-    chosen = [(0, i) for i in range(1, last)] + [(i, last) for i in range(last)]
-    found = (_comparison(suite, results, a, b) for a, b in reversed(chosen))
-    return [comparison for comparison in found if comparison is not None]
-
-
-def _comparison(suite: Suite, results: Sequence[Result], a: int, b: int) -> Comparison | None:
-    metrics = [metric.name for metric in suite.metrics]
-    paired = pair(suite.metrics, suite.cases, results[a].samples, results[b].samples)
-    if paired is None:
-        return None
-    differences = {name: paired.difference(name, BOUND_LEVEL) for name in metrics}
-    before, after = (side[metrics[0]].per_case for side in (paired.baseline, paired.candidate))
-    shown = _shown(paired, results, (a, b), metrics[0])
-    ordered = sorted(shown, key=lambda s: s.difference)
-    worst = [s for s in ordered[:N_SHOWN] if s.difference < 0]
-    best = [s for s in ordered[: -N_SHOWN - 1 : -1] if s.difference > 0]
-    return Comparison(
-        baseline=a,
-        candidate=b,
-        n_cases=len(paired.cases),
-        differences=differences,
-        forest=forest(differences),
-        scatter=scatter(before.tolist(), after.tolist()),
-        worst=tuple(worst),
-        best=tuple(best),
+def _contrast(part: Evaluated, found: Comparison) -> Contrast:
+    reports = [r.report for r in part.results]
+    pair = tuple(reports.index(report) for report in (found.baseline, found.candidate))
+    before, after = (
+        side[found.by].per_case.tolist() for side in (found.paired.baseline, found.paired.candidate)
+    )
+    line = found.line(found.by)
+    ends = POINTS_RANGE if line.unit == POINTS else range_of([before, after])
+    return Contrast(
+        found=found,
+        baseline=pair[0],
+        candidate=pair[1],
+        forests=_forests(found.metrics),
+        scatter=scatter(before, after, ends),
+        worst=tuple(_shown(case, found, (pair[0], pair[1])) for case in found.worst),
+        best=tuple(_shown(case, found, (pair[0], pair[1])) for case in found.best),
     )
 
 
-def _shown(paired: Paired, results: Sequence[Result], indices: tuple[int, int], metric: str) -> list[Shown]:
-    completions = [{own[0].case: own[0] for own in results[i].samples} for i in indices]
-    sides = [side[metric].per_case for side in (paired.baseline, paired.candidate)]
-    shown = []
-    for n, case in enumerate(paired.cases):
-        answers = tuple(
-            Answer(
-                i,
-                results[i].report.system,
-                own[case.digest].text,
-                float(scores[n]),
-                own[case.digest].finish_reason == "length",
-            )
-            for i, own, scores in zip(indices, completions, sides, strict=True)
-        )
-        difference = answers[1].score - answers[0].score
-        shown.append(Shown(case.source, case.messages, case.references, answers, difference))
-    return shown
+def _forests(lines: Sequence[MetricLine]) -> tuple[Forest, ...]:
+    """One plot a unit: what is measured in seconds has no place on an axis of points."""
+    units = dict.fromkeys(line.unit for line in lines)
+    lower = [line.metric for line in lines if line.better == "lower"]
+    return tuple(
+        forest({line.metric: line.difference for line in lines if line.unit == unit}, unit, lower)
+        for unit in units
+    )
 
 
-def _histograms(suite: Suite, results: Sequence[Result]) -> dict[str, Histogram]:
-    """Distributions of per-case scores, all systems in one plot a metric; yes-or-no metrics have none."""
+def _shown(line: CaseLine, found: Comparison, indices: tuple[int, int]) -> Shown:
+    unit = found.line(found.by).unit
+    reports, samples = (found.baseline, found.candidate), (line.baseline, line.candidate)
+    before, after = (
+        _side(i, report, own, shown(score, unit), line.case)
+        for i, report, own, score in zip(indices, reports, samples, line.scores, strict=True)
+    )
+    expected = canonical_json(line.case.expected).decode() if line.case.expected else None
+    difference = shown_difference(line.scores[1] - line.scores[0], unit)
+    return Shown(line.case, expected, (before, after), line.gain, difference)
+
+
+def _side(index: int, report: Report, samples: Samples, score: str, case: Case) -> Side:
+    first = samples[0]
+    return Side(
+        index, report.system, score, len(samples), _exchanges(case, first), first.finish_reason == "length"
+    )
+
+
+def _exchanges(case: Case, sample: Completion) -> tuple[Exchange, ...]:
+    users = (None, *case.follow_ups)
+    earlier = tuple(Exchange(user, text) for user, text in zip(users, sample.earlier, strict=False))
+    last = users[len(earlier)] if len(earlier) < len(users) else None
+    return (*earlier, Exchange(last, sample.text, sample.tool_calls))
+
+
+def _histograms(part: Evaluated) -> dict[str, tuple[str, Histogram]]:
+    """Units and distributions of per-case scores, all systems in one plot a metric; yes-or-no metrics have none."""
     plots = {}
-    graded = [metric.name for metric in suite.metrics if metric.kind != "binary" and metric.unit == "points"]
-    for name in graded:
-        series = [r.scores[name].per_case.tolist() if name in r.scores else [] for r in results]
-        if any(series):
-            plots[name] = histogram(series)
+    for metric in part.suite.metrics:
+        series = [
+            r.scores[metric.name].per_case.tolist() if metric.name in r.scores else [] for r in part.results
+        ]
+        if metric.kind != "binary" and any(series):
+            ends = POINTS_RANGE if metric.unit == POINTS else range_of(series)
+            plots[metric.name] = (metric.unit, histogram(series, ends))
     return plots
+
+
+def _slices(part: Evaluated) -> dict[str, list[SliceRow]]:
+    """What slices are about, and a row for each of them."""
+    each = [slice_values(part.suite.cases, result) for result in part.results]
+    compared = part.comparisons[0].slices if part.comparisons else ()
+    differences = {(s.about, s.value): {line.metric: line for line in s.metrics} for s in compared}
+    sections: dict[str, list[SliceRow]] = {}
+    for name in sorted({name for values in each for name in values}):
+        found = [values.get(name, (0, {})) for values in each]
+        values = {m.name: tuple(bounds.get(m.name) for _, bounds in found) for m in part.suite.metrics}
+        row = SliceRow(name[1], max(n for n, _ in found), values, differences.get(name, {}))
+        sections.setdefault(name[0], []).append(row)
+    return sections
+
+
+def _signature(part: Evaluated) -> list[tuple[str, str]]:
+    """What could change the numbers, in words."""
+    suite, first = part.suite, part.results[0].report
+    decoding = ", ".join(f"{name} {value}" for name, value in first.decoding.items() if value is not None)
+    lines = [
+        ("suite", f"{first.suite} ({short(suite.digest)}): {_cases_line(part)}"),
+        ("decoding", decoding),
+        ("engine", f"{short_engine(first)}, base {short(first.base)}"),
+    ]
+    for result in part.results:
+        report = result.report
+        made = "base" if report.model == report.base else f"adapter {short(report.model)}"
+        lines.append(
+            (report.system, f"{made} under prompt contract {short(report.prompt_contract)}, "
+                            f"report {short(report.digest())}")
+        )  # fmt: skip
+    return lines
+
+
+def _bounds(value: MetricLine | Interval, unit: str) -> str:
+    """The two bounds of an interval, without the unit."""
+    found = value.difference if isinstance(value, MetricLine) else value
+    return f"{shown(found.low, unit, named=False)} – {shown(found.high, unit, named=False)}"
+
+
+def _paired(line: MetricLine) -> str:
+    return shown_interval(line.difference, line.unit)
 
 
 def short_engine(report: Report) -> str:

@@ -27,6 +27,8 @@ from llmops.evals.evidence import (
     scores_of,
 )
 from llmops.evals.generate import Job, generate
+from llmops.evals.reports.comparison import Evaluated
+from llmops.evals.reports.files import PAGE_FILE, write_files
 from llmops.evals.session import Session, find_session, new_session
 from llmops.evals.suite import Suite, load_suite
 from llmops.records import AdapterRecord, Report
@@ -36,7 +38,6 @@ from llmops.schema import Progress, canonical_json, no_progress
 from llmops.settings import Workspace, now
 
 METRICS_FILE = "metrics.jsonl"
-PAGE_FILE = "report.html"
 
 log = logging.getLogger("llmops.evals")
 
@@ -79,7 +80,7 @@ def evaluate(
             _store(registry, result.report)
         _track(registry, workspace, taken, results)
         _write_metrics(session, results)
-        _write_page(suite, results, session)
+        write_files(session.folder, [Evaluated(suite, tuple(results), str(suite_path))])
     return [result.report for result in results]
 
 
@@ -233,9 +234,3 @@ def _write_metrics(session: Session, results: Sequence[Result]) -> None:
         for name, metric in r.report.metrics.items()
     ]
     (session.folder / METRICS_FILE).write_bytes(b"".join(canonical_json(line) + b"\n" for line in lines))
-
-
-def _write_page(suite: Suite, results: Sequence[Result], session: Session) -> None:
-    from llmops.evals.html import render
-
-    (session.folder / PAGE_FILE).write_text(render(suite, results), encoding="utf-8")
