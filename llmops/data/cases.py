@@ -6,6 +6,7 @@ A suite's file says where its cases come from (`DatasetCases`, `FileCases`); `re
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,11 +14,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llmops.data.rows import read_rows
+from llmops.data.case_files import read_case_file
 from llmops.data.snapshot import find_snapshot, load_pool
 from llmops.errors import DataError
 from llmops.ledger import Ledger
-from llmops.records import Case, Dropped, Row
+from llmops.records import Case, Row
 from llmops.schema import digest_of
 from llmops.store import Store
 
@@ -39,7 +40,7 @@ class DatasetCases(BaseModel):
 
 
 class FileCases(BaseModel):
-    """Cases written down in a JSONL file, in the form of data rows."""
+    """Cases written down in a JSONL file; `llmops.data.case_files` says how."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -63,45 +64,52 @@ def resolve_cases(wanted: DatasetCases | FileCases, folder: Path, store: Store, 
         InvalidEvidence: the dataset's files were altered.
     """
     if isinstance(wanted, FileCases):
-        return cases_of(_file_rows(folder / wanted.path))
+        return read_case_file(folder / wanted.path)
     snapshot = find_snapshot(store, ledger, wanted.name)
     return sample_of(wanted, load_pool(store, snapshot, wanted.pool))
 
 
 def sample_of(wanted: DatasetCases, rows: Iterable[Row]) -> list[Case]:
     """The cases a suite takes of its pool's rows."""
-    return sample(cases_of(rows), wanted.n_max, wanted.seed)
+    return sample(cases_of(rows, with_tools=True), wanted.n_max, wanted.seed)
 
 
-def _file_rows(path: Path) -> list[Row]:
-    rows: list[Row] = []
-    for row in read_rows(path, path.name):
-        if isinstance(row, Dropped):
-            raise DataError(f"{path.parent / row.source}: {row.reason}; correct the line")
-        rows.append(row)
-    return rows
-
-
-def cases_of(rows: Iterable[Row]) -> list[Case]:
+def cases_of(rows: Iterable[Row], with_tools: bool = False) -> list[Case]:
     """One case for each prompt, in order of first appearance; all its answers are references.
 
+    With tools a row that ends with calls gives no reference: the calls of the prompt's first such row are what is
+    `expected` (`tool_calls`).
+
     Raises:
-        DataError: a row has tools or tool calls; what is asked and scored here is text.
+        DataError: a row has tools or tool calls, and `with_tools` is off: what is asked and shown is text.
     """
     answers: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        if row.tools is not None or any(m.tool_calls or m.role == "tool" for m in row.messages):
+        if not with_tools and (
+            row.tools is not None or any(m.tool_calls or m.role == "tool" for m in row.messages)
+        ):
             raise DataError(
                 f"{row.source}: has tools, and cases are asked and scored as text alone; "
                 "keep such rows in a dataset of their own, with nothing in its rate and gate pools"
             )
-        answers[digest_of([m.spelling for m in row.messages[:-1]])].append(row)
-    cases = []
-    for same in answers.values():
-        first = same[0]
-        references = tuple(dict.fromkeys(row.messages[-1].content for row in same))
-        cases.append(Case(first.messages[:-1], references, first.group, first.source))
-    return cases
+        answers[digest_of([[m.spelling for m in row.messages[:-1]], row.tools])].append(row)
+    return [_case(same) for same in answers.values()]
+
+
+def _case(same: Sequence[Row]) -> Case:
+    """The case of rows with one prompt."""
+    first, last = same[0], [row.messages[-1] for row in same]
+    references = tuple(dict.fromkeys(m.content for m in last if m.content))
+    calls = next((m.tool_calls for m in last if m.tool_calls), ())
+    expected = {"tool_calls": [{"name": c.name, "arguments": json.loads(c.arguments)} for c in calls]}
+    return Case(
+        first.messages[:-1],
+        references,
+        first.group,
+        first.source,
+        tools=first.tools,
+        expected=expected if calls else {},
+    )
 
 
 def sample(cases: Sequence[Case], n_max: int | None, seed: int) -> list[Case]:

@@ -58,7 +58,8 @@ def _case(line: bytes) -> Case:
 
 def completion_line(completion: Completion) -> bytes:
     """A completion as one line of canonical JSON."""
-    return canonical_json(asdict(completion)) + b"\n"
+    calls = [vars(call) for call in completion.tool_calls]
+    return canonical_json({**vars(completion), "tool_calls": calls}) + b"\n"
 
 
 def read_completions(content: bytes, where: str) -> list[Completion]:

@@ -10,21 +10,38 @@ import asyncio
 import json
 import random
 import time
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import aiohttp
+import orjson
 
+from llmops.engines.answers import (
+    SAID_HEADERS,
+    Likelihood,
+    Problem,
+    Said,
+    chat_body,
+    echo_body,
+    likelihood,
+    reason_of,
+    said,
+    storable,
+    wait_of,
+)
 from llmops.engines.decoding import Decoding
 from llmops.errors import BadRequest, CouldNotRun, EngineFailed, InvalidEvidence, LlmopsError
 from llmops.records import Case, Completion, EngineSignature
 from llmops.schema import JsonDict, digest_of, short
 
 RETRIED = (429, 502, 503, 504)
+OVERLOADED = (429, 503)
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 5.0
-SAID_HEADERS = ("model", "prompt-contract", "engine")
 CONTROL_TIMEOUT_S = 300.0  # loading an adapter may wait for an engine to restart
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,21 +73,24 @@ class Endpoint:
     """A client of one endpoint; use as an async context manager.
 
     `n_given_up` counts questions in a row that no retry could get answered: many mean that the endpoint is
-    gone.
+    gone. `n_overloaded` counts answers that the endpoint had too much to do for.
     """
 
     def __init__(self, url: str, n_connections: int, patience: Patience) -> None:
         """Prepare to talk to the endpoint at `url` (`http://HOST:PORT`); connects on first use."""
         self.url = url.rstrip("/").removesuffix("/v1")
         self.n_given_up = 0
+        self.n_overloaded = 0
         self._patience = patience
+        self._timeout = aiohttp.ClientTimeout(total=patience.answer_s)
         self._n_connections = n_connections
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         """Open the connection pool."""
         connector = aiohttp.TCPConnector(limit=self._n_connections)
-        self._session = aiohttp.ClientSession(connector=connector)
+        headers = {"content-type": "application/json"}
+        self._session = aiohttp.ClientSession(connector=connector, headers=headers)
         return self
 
     async def __aexit__(
@@ -117,49 +137,86 @@ class Endpoint:
     async def ask(
         self, system: System, case: Case, decoding: Decoding, engine: str, sample: int = 0
     ) -> Completion:
-        """One case put to one system, asked again while the endpoint is busy or away.
+        """One case put to one system, turn by turn, each asked again while the endpoint is busy or away.
 
         Retries end after `Patience.retry_s`. `engine` is the digest of the engine signature that has to
         answer; `sample` is added to the seed.
         """
-        body = _body(system, case, decoding, sample)
+        turns = [m.to_turn() for m in case.messages]
+        answers: list[Said] = []
+        started = time.monotonic()
+        for follow_up in ("", *case.follow_ups):
+            if follow_up:
+                turns += [
+                    {"role": "assistant", "content": answers[-1].text},
+                    {"role": "user", "content": follow_up},
+                ]
+            body = chat_body(system.model, case, turns, decoding, sample)
+            found = await self._asked("/v1/chat/completions", body, said)
+            problem = found.reason if isinstance(found, Problem) else _foreign(found.headers, engine)
+            if isinstance(found, Problem) or problem:
+                return _errored(system, case, sample, problem, time.monotonic() - started)
+            answers.append(found)
+        return _completion(system, case, sample, answers)
+
+    async def likelihood(
+        self, system: System, token_ids: Sequence[int], n_last: int, engine: str
+    ) -> Likelihood | Problem:
+        """How probable a system finds the last `n_last` of some tokens after those before them; retried as `ask` is."""
+
+        def read(raw: bytes, headers: dict[str, str | None], _latency_s: float) -> Likelihood:
+            return likelihood(raw, headers, len(token_ids), n_last)
+
+        found = await self._asked("/v1/completions", echo_body(system.model, token_ids), read)
+        if isinstance(found, Problem):
+            return found
+        if wrong := _foreign(found.headers, engine):
+            return Problem(wrong, fatal=True)
+        if found.headers["model"] != system.digest:
+            return Problem(
+                f"answered by {short(found.headers['model'] or 'a model without a name')}", fatal=True
+            )
+        return found
+
+    async def _asked(self, path: str, body: JsonDict, read: Callable[..., T]) -> T | Problem:
+        """What `read` makes of the answer to a request, sent again until it is answered or given up."""
+        data = orjson.dumps(body)
         give_up, wait_s = time.monotonic() + self._patience.retry_s, FIRST_WAIT_S
         while True:
-            started = time.monotonic()
-            found = await self._ask_once(body)
-            if isinstance(found, _Answer):
+            found = await self._asked_once(path, data, read)
+            if not isinstance(found, Problem):
                 self.n_given_up = 0
-                return replace(
-                    _completion(system, case, found, engine, time.monotonic() - started), sample=sample
-                )
+                return found
             if found.fatal or time.monotonic() + wait_s > give_up:
                 self.n_given_up += not found.fatal
-                return replace(
-                    _errored(system, case, found.reason, time.monotonic() - started), sample=sample
-                )
+                return found
             await asyncio.sleep(max(found.wait_s, wait_s * random.uniform(0.5, 1.0)))
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
-    async def _ask_once(self, body: JsonDict) -> _Answer | _Problem:
+    async def _asked_once(self, path: str, data: bytes, read: Callable[..., T]) -> T | Problem:
         assert self._session is not None
-        timeout = aiohttp.ClientTimeout(total=self._patience.answer_s)
-        url = f"{self.url}/v1/chat/completions"
+        started = time.monotonic()
         try:
-            async with self._session.post(url, json=body, timeout=timeout) as response:
+            async with self._session.post(self.url + path, data=data, timeout=self._timeout) as response:
                 raw = await response.read()
         except TimeoutError:
-            return _Problem(f"no answer within {self._patience.answer_s:g} s", fatal=True)
+            self.n_overloaded += 1
+            return Problem(f"no answer within {self._patience.answer_s:g} s", fatal=True)
         except (aiohttp.ClientError, OSError) as error:
-            return _Problem(f"connection failed: {type(error).__name__}")
+            return Problem(f"connection failed: {type(error).__name__}")
         if response.status in RETRIED:
-            return _Problem(f"HTTP {response.status}: {_reason(raw)}", wait_s=_retry_after(response))
+            self.n_overloaded += response.status in OVERLOADED
+            return Problem(
+                f"HTTP {response.status}: {reason_of(raw)}",
+                wait_s=wait_of(response.headers.get("retry-after", "")),
+            )
         if response.status != 200:
-            return _Problem(f"HTTP {response.status}: {_reason(raw)}", fatal=True)
+            return Problem(f"HTTP {response.status}: {reason_of(raw)}", fatal=True)
         headers = {name: _header(response, f"x-llmops-{name}") for name in SAID_HEADERS}
         try:
-            return _parsed(raw, headers)
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            return _Problem(f"malformed answer: {type(error).__name__}: {error}")
+            return read(raw, headers, time.monotonic() - started)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            return Problem(f"malformed answer: {type(error).__name__}: {error}")
 
     async def _control(self, method: str, path: str, body: JsonDict | None = None) -> Any:
         assert self._session is not None
@@ -179,7 +236,7 @@ class Endpoint:
             ) from None
         if response.status != 200:
             raise _control_error(
-                response.status, f"{where}: {path} answered {response.status}: {_reason(raw)}"
+                response.status, f"{where}: {path} answered {response.status}: {reason_of(raw)}"
             )
         try:
             return json.loads(raw)
@@ -187,87 +244,46 @@ class Endpoint:
             raise CouldNotRun(f"{where}: {path} answered no JSON; start `llmops serve`") from None
 
 
-@dataclass(frozen=True)
-class _Answer:
-    text: str
-    finish_reason: str | None
-    n_prompt_tokens: int
-    n_completion_tokens: int
-    headers: dict[str, str | None]
+def _foreign(headers: dict[str, str | None], engine: str) -> str:
+    """Which other engine answered; empty when it was the right one."""
+    found = headers["engine"]
+    if found == engine:
+        return ""
+    who = f"engine {short(found)}" if found else "an engine that does not say which it is"
+    return f"answered by {who}, not by {short(engine)}"
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """Why there is no answer; `fatal`: asking again would not help."""
-
-    reason: str
-    fatal: bool = False
-    wait_s: float = 0.0
-
-
-def _body(system: System, case: Case, decoding: Decoding, sample: int) -> JsonDict:
-    body: JsonDict = {
-        "model": system.model,
-        "messages": [m.to_turn() for m in case.messages],
-        "temperature": decoding.temperature,
-        "top_p": decoding.top_p,
-        "max_tokens": decoding.max_tokens,
-        "seed": decoding.seed + sample,
-        "stream": False,
-    }
-    return body | ({"stop": list(decoding.stop)} if decoding.stop else {})
-
-
-def _parsed(raw: bytes, headers: dict[str, str | None]) -> _Answer:
-    data = json.loads(raw)
-    choice, usage = data["choices"][0], data["usage"]
-    text = choice["message"]["content"]
-    if not isinstance(text, str):
-        raise TypeError(f"content is {type(text).__name__}, not text")
-    text.encode()  # a lone surrogate could not be stored
-    counts = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
-    finish_reason = choice.get("finish_reason")
-    return _Answer(text, None if finish_reason is None else _storable(str(finish_reason)), *counts, headers)
-
-
-def _completion(system: System, case: Case, answer: _Answer, engine: str, latency_s: float) -> Completion:
-    found = answer.headers["engine"]
-    if found != engine:
-        who = f"engine {short(found)}" if found else "an engine that does not say which it is"
-        return _errored(system, case, f"answered by {who}, not by {short(engine)}", latency_s)
+def _completion(system: System, case: Case, sample: int, answers: Sequence[Said]) -> Completion:
+    """The answers to all turns of a case as one completion; a turn that another model gave is the one it names."""
+    last = answers[-1]
+    from_ = next((a.headers for a in answers if a.headers["model"] != system.digest), last.headers)
     return Completion(
         case=case.digest,
         system=system.model,
         status="answered",
-        text=answer.text,
-        finish_reason=answer.finish_reason,
-        n_prompt_tokens=answer.n_prompt_tokens,
-        n_completion_tokens=answer.n_completion_tokens,
-        latency_s=round(latency_s, 4),
-        answered_by=answer.headers["model"],
-        prompt_contract=answer.headers["prompt-contract"],
+        text=last.text,
+        finish_reason=last.finish_reason,
+        n_prompt_tokens=sum(a.n_prompt_tokens for a in answers),
+        n_completion_tokens=sum(a.n_completion_tokens for a in answers),
+        latency_s=round(sum(a.latency_s for a in answers), 4),
+        answered_by=from_["model"],
+        prompt_contract=from_["prompt-contract"],
+        sample=sample,
+        earlier=tuple(a.text for a in answers[:-1]),
+        tool_calls=last.tool_calls,
     )
 
 
-def _errored(system: System, case: Case, reason: str, latency_s: float) -> Completion:
+def _errored(system: System, case: Case, sample: int, reason: str, latency_s: float) -> Completion:
+    latency_s = round(latency_s, 4)
     return Completion(
-        case.digest, system.model, "errored", "", None, 0, 0, round(latency_s, 4), None, None, reason
+        case.digest, system.model, "errored", "", None, 0, 0, latency_s, None, None, reason, sample
     )
-
-
-def _reason(raw: bytes) -> str:
-    """The message of an OpenAI-style error, else the start of what came."""
-    try:
-        data = json.loads(raw)
-        error = data.get("error", data)
-        return _storable(str(error.get("message") if isinstance(error, dict) else error)[:500])
-    except (ValueError, AttributeError):
-        return raw[:200].decode(errors="replace") or "without a word"
 
 
 def _header(response: aiohttp.ClientResponse, name: str) -> str | None:
     value = response.headers.get(name)
-    return None if value is None else _storable(value)
+    return None if value is None else storable(value)
 
 
 def _control_error(status: int, said: str) -> LlmopsError:
@@ -277,16 +293,6 @@ def _control_error(status: int, said: str) -> LlmopsError:
     if status >= 500:
         return EngineFailed(f"{said}; see the engine's log")
     return BadRequest(f"{said}; correct the adapter, or give the address of an `llmops serve`")
-
-
-def _storable(text: str) -> str:
-    """The text without lone surrogates, which no UTF-8 file can hold."""
-    return text.encode(errors="replace").decode()
-
-
-def _retry_after(response: aiohttp.ClientResponse) -> float:
-    value = response.headers.get("retry-after", "")
-    return min(float(value), 30.0) if value.replace(".", "", 1).isdecimal() else 0.0
 
 
 def engine_digest(engine: EngineSignature) -> str:

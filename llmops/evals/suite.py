@@ -6,6 +6,7 @@ same questions in the same way.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -95,7 +96,8 @@ def load_suite(path: Path, registry: Registry) -> Suite:
     Raises:
         ConfigError: the file does not say what it must.
         BadRequest: its dataset was never built.
-        DataError: a case's file is missing, has a bad line, or there are fewer than two cases.
+        DataError: a case's file is missing or has a bad line, there are fewer than two cases, or one without the
+            reference that a metric needs.
         InvalidEvidence: the dataset's files were altered.
     """
     from llmops.evals.metrics.config import resolve_metrics
@@ -104,4 +106,16 @@ def load_suite(path: Path, registry: Registry) -> Suite:
     cases = resolve_cases(config.cases, path.parent, registry.store, registry.ledger)
     if len(cases) < 2:
         raise DataError(f"{path}: {len(cases)} cases; nothing can be estimated from fewer than 2, add cases")
-    return Suite(config, tuple(cases), resolve_metrics(config.metrics, path.parent))
+    metrics = resolve_metrics(config.metrics, path.parent)
+    _require_references(path, metrics, cases)
+    return Suite(config, tuple(cases), metrics)
+
+
+def _require_references(path: Path, metrics: Sequence[Metric], cases: Sequence[Case]) -> None:
+    bare = next((case for case in cases if not case.references), None)
+    for metric in metrics if bare else ():
+        if bare and (metric.needs_references or metric.needs_reference_logprobs):
+            raise DataError(
+                f"{path}: case {bare.source}: has no reference, and {metric.name} needs one; "
+                "give it one or leave the case out"
+            )

@@ -196,6 +196,8 @@ def _items(pairs: Sequence[Pair], n_items: int | None) -> tuple[list[Item], list
         errored = next((c for c in (ours, theirs) if c.status == "errored"), None)
         if errored:
             dropped.append(Dropped(case.source, f"errored: {errored.system}: {errored.error}"))
+        elif case.follow_ups or case.tools:
+            dropped.append(Dropped(case.source, "not one text: has follow-ups or tools"))
         elif same_to_the_eye(ours.text, theirs.text):
             dropped.append(Dropped(case.source, "same answer"))
         elif len(items) == n_items:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar, Literal
 
 from llmops.records.data import Message, ToolCall
@@ -35,7 +36,7 @@ class Case:
     slices: dict[str, str] = field(default_factory=dict)
     pair: str | None = None
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Digest of what is asked and what is expected; where a case stands in the suite is not part of it."""
         asked: JsonDict = {
@@ -57,7 +58,8 @@ class Completion:
 
     `sample` counts the answers to one case from 0. Of a conversation of several turns `text` is the last answer and
     `earlier` holds those before it; tokens and latency are those of all turns. `reference_logprob` is the sum of the
-    natural logs that the system gives the tokens of the case's first reference, where a suite asks for it.
+    natural logs that the system gives the tokens of the case's first reference and the end token after it, where a
+    suite asks for it. Of a `cached` answer `latency_s` was measured in an earlier session.
     """
 
     case: str  # Case.digest
@@ -76,6 +78,7 @@ class Completion:
     tool_calls: tuple[ToolCall, ...] = ()
     reference_logprob: float | None = None
     n_reference_tokens: int | None = None
+    cached: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,3 +119,4 @@ class Report(Record):
     metrics: dict[str, MetricResult]
     invalid: tuple[str, ...]
     created_at: str
+    n_cached: int = 0  # completions that an earlier session's engine gave

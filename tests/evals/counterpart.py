@@ -89,11 +89,12 @@ class Counterpart:
             )
         if fault.raw is not None:
             return web.Response(body=fault.raw, content_type="application/json", headers=self._headers(model))
+        message: dict[str, Any] = {"role": "assistant", "content": fault.text}
+        if fault.calls:
+            message = {"role": "assistant", "content": None, "tool_calls": [spelt(*c) for c in fault.calls]}
         answer = {
             "model": model,
-            "choices": [
-                {"index": 0, "message": {"role": "assistant", "content": fault.text}, "finish_reason": "stop"}
-            ],
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": len(prompt), "completion_tokens": len(fault.text.split())},
         }
         return web.json_response(answer, headers=self._headers(model) | fault.headers)
@@ -116,6 +117,12 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     raw: bytes | None = None
     cut: bool = False
+    calls: tuple[tuple[str, str], ...] = ()
+
+
+def spelt(name: str, arguments: str) -> dict[str, Any]:
+    """A tool call as OpenAI's API has it."""
+    return {"id": "call_1", "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 @contextmanager

@@ -287,3 +287,66 @@ def test_run_leaves_metrics_page_report_and_ledger_event(room: Room) -> None:
         folder: Path = room.registry.store.verify("completions", report.completions)
         assert len((folder / "completions.jsonl").read_bytes().splitlines()) == N_CASES
         assert len((folder / "cases.jsonl").read_bytes().splitlines()) == N_CASES
+
+
+def file_suite(room: Room, *cases: dict[str, object], **settings: object) -> Path:
+    (room.workspace.root / "cases.jsonl").write_text("".join(json.dumps(case) + "\n" for case in cases))
+    return room.suite(cases={"kind": "file", "path": "cases.jsonl"}, **settings)
+
+
+def test_follow_ups_are_put_after_each_systems_own_answers_and_the_last_is_scored(room: Room) -> None:
+    says = {"one": "1", "two": "2", "three": "3", "four": "4"}
+    suite = file_suite(
+        room,
+        {"prompt": "one", "follow_ups": ["two", "three"], "references": ["3"]},
+        {"prompt": "four", "completion": "4"},
+    )
+    counterpart = room.serve(lambda model, prompt, nth: says[prompt])
+    reports = room.run(counterpart, suite)
+    assert [(r.metrics["exact_match"].value, r.invalid) for r in reports] == [(100.0, ())] * 2
+    longest = max((body["messages"] for body in counterpart.bodies), key=len)
+    assert [(m["role"], m["content"]) for m in longest] == [
+        ("user", "one"), ("assistant", "1"), ("user", "two"), ("assistant", "2"), ("user", "three")
+    ]  # fmt: skip
+    first = lines(room, reports[0].session)
+    talk = next(c for c in first if c["earlier"])
+    assert (talk["text"], talk["earlier"], talk["n_prompt_tokens"]) == ("3", ["1", "2"], len("onetwothree"))
+
+
+def test_conversation_with_a_turn_that_fails_is_errored(room: Room) -> None:
+    suite = file_suite(room, {"prompt": "a", "follow_ups": ["b"]}, {"prompt": "c"}, {"prompt": "d"},
+                       metrics=[{"kind": "regex", "pattern": "x"}])  # fmt: skip
+    report = room.run(room.serve(lambda m, p, n: Fault(status=400) if p == "b" else "x"), suite)[0]
+    assert (report.n_errored, report.metrics["regex"].value) == (1, 100.0)
+
+
+def test_turn_by_a_wrong_model_names_it_for_the_whole_conversation(room: Room) -> None:
+    def script(model: str, prompt: str, nth: int) -> str | Fault:
+        return Fault("x", headers={"x-llmops-model": "e" * 64}) if prompt == "a" else "x"
+
+    suite = file_suite(room, {"prompt": "a", "follow_ups": ["b"]}, {"prompt": "c"},
+                       metrics=[{"kind": "regex", "pattern": "x"}])  # fmt: skip
+    assert room.run(room.serve(script), suite)[0].invalid == (
+        "1 answers came from eeeeeeeeeeee, not bbbbbbbbbbbb",
+    )
+
+
+def test_tools_are_sent_and_calls_are_kept_without_text(room: Room) -> None:
+    tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+    suite = file_suite(room, {"prompt": "1 + 1", "tools": [tool]}, {"prompt": "hello"},
+                       metrics=[{"kind": "regex", "pattern": "^$"}])  # fmt: skip
+
+    def script(model: str, prompt: str, nth: int) -> str | Fault:
+        return Fault(calls=(("add", '{"a": 1}'),)) if prompt == "1 + 1" else "hi"
+
+    counterpart = room.serve(script)
+    report = room.run(counterpart, suite)[0]
+    assert (report.n_errored, report.metrics["regex"].value) == (0, 50.0)
+    assert [
+        body.get("tools") for body in counterpart.bodies if body["messages"][0]["content"] == "1 + 1"
+    ] == [[tool]] * 2
+    assert [c["tool_calls"] for c in lines(room, report.session) if c["tool_calls"]] == [
+        [{"name": "add", "arguments": '{"a": 1}', "id": "call_1"}]
+    ] * 2
+    folder = room.registry.store.verify("completions", report.completions)
+    assert b'"arguments":"{\\"a\\": 1}"' in (folder / "completions.jsonl").read_bytes()

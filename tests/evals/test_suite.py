@@ -108,6 +108,90 @@ def test_cases_of_a_file_are_read_in_order_and_a_bad_line_is_named(room: Room) -
         load_suite(suite, room.registry)
 
 
+def case_file(room: Room, *lines: object, **settings: Any) -> Path:
+    """A suite over a file with these lines."""
+    (room.workspace.root / "cases.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return room.suite(cases={"kind": "file", "path": "cases.jsonl"}, **settings)
+
+
+WEATHER = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
+
+
+def test_line_of_a_case_file_says_turns_references_tools_expectations_and_labels(room: Room) -> None:
+    suite = case_file(
+        room,
+        {"prompt": "hi", "references": ["hello", "hey"], "follow_ups": ["and now?"], "group": "g", "pair": "p"},
+        {"messages": [{"role": "user", "content": "rain?"}], "tools": [WEATHER], "slices": {"topic": "sky"},
+         "expected": {"tool_calls": []}},
+        {"prompt": "hi", "completion": "hallo"},
+        {"prompt": "hi", "completion": "hoi", "references": ["hallo"]},
+        metrics=[{"kind": "regex", "pattern": "h"}],
+    )  # fmt: skip
+    talk, tool, plain = load_suite(suite, room.registry).cases
+    assert (talk.references, talk.follow_ups, talk.group, talk.pair) == (
+        ("hello", "hey"),
+        ("and now?",),
+        "g",
+        "p",
+    )
+    assert (tool.references, tool.slices, tool.expected) == ((), {"topic": "sky"}, {"tool_calls": []})
+    assert json.loads(tool.tools or "") == [{"type": "function", "function": WEATHER}]
+    assert (plain.references, plain.source) == (("hallo", "hoi"), "cases.jsonl:3")
+    assert len({talk.digest, tool.digest, plain.digest}) == 3
+
+
+def test_answer_that_calls_tools_becomes_what_is_expected(room: Room) -> None:
+    calls = [
+        {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+    ]
+    asked = {"role": "user", "content": "rain in Oslo?"}
+    row = {
+        "messages": [asked, {"role": "assistant", "content": None, "tool_calls": calls}],
+        "tools": [WEATHER],
+    }
+    suite = case_file(room, row, {"prompt": "q"}, metrics=[{"kind": "regex", "pattern": "h"}])
+    case = load_suite(suite, room.registry).cases[0]
+    assert case.expected == {"tool_calls": [{"name": "weather", "arguments": {"city": "Oslo"}}]}
+    assert (case.references, [m.content for m in case.messages]) == ((), ["rain in Oslo?"])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"prompt": "q", "follow_up": ["x"]}, "follow_up is not a field of cases; did you mean follow_ups"),
+        ({"prompt": "q", "follow_ups": "x"}, "follow_ups is 'x'; give a list of texts"),
+        ({"prompt": "q", "follow_ups": [" "]}, r"follow_ups\[0\] is ' '; give a text that is not empty"),
+        ({"prompt": "q", "references": [1]}, r"references\[0\] is 1; give a text"),
+        ({"prompt": "q", "expected": []}, r"expected is \[\]; give an object"),
+        ({"prompt": "q", "slices": {"a": 1}}, r"slices\.a is 1; give a text"),
+        ({"prompt": "q", "pair": ""}, "pair is ''; give a text"),
+        ({"prompt": "q", "group": 3}, "bad group: 3 is not a name"),
+        ({"prompt": "q", "tools": [{}]}, r"bad tools: tools\[0\] has no function name"),
+        ({"prompt": "q", "tools": [WEATHER], "follow_ups": ["x"]}, "has follow_ups and tools"),
+        ({"prompt": ""}, r"empty turn: messages\[0\]"),
+        ({"prompt": "q", "chosen": "a", "rejected": "b"}, "no conversation: give a prompt"),
+        ({"text": "q"}, "unknown format"),
+        ([1], "not an object: list"),
+    ],
+)  # fmt: skip
+def test_bad_line_of_a_case_file_is_named_with_what_is_wrong(room: Room, line: object, message: str) -> None:
+    suite = case_file(room, {"prompt": "p", "completion": "a"}, line)
+    with pytest.raises(DataError, match=rf"cases\.jsonl:2: {message}.*; correct the line"):
+        load_suite(suite, room.registry)
+
+
+def test_one_case_under_two_labels_is_refused_with_both_lines(room: Room) -> None:
+    lines = [{"prompt": "q", "completion": "a", "slices": {"n": n}} for n in "xy"]
+    with pytest.raises(DataError, match=r"cases\.jsonl:2: asks and expects what cases\.jsonl:1 does"):
+        load_suite(case_file(room, *lines), room.registry)
+
+
+def test_metric_that_needs_references_is_refused_before_anything_is_asked(room: Room) -> None:
+    suite = case_file(room, {"prompt": "p", "completion": "a"}, {"prompt": "q"})
+    with pytest.raises(DataError, match=r"cases\.jsonl:2: has no reference, and exact_match needs one"):
+        load_suite(suite, room.registry)
+
+
 def test_dataset_that_was_never_built_is_a_bad_request(room: Room) -> None:
     with pytest.raises(BadRequest, match="llmops data build"):
         load_suite(room.suite(cases={"kind": "dataset", "name": "other"}), room.registry)
