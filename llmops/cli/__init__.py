@@ -17,6 +17,7 @@ from llmops.cli import (
     adapter,
     approve,
     base,
+    compare,
     data,
     evaluate,
     export,
@@ -60,6 +61,7 @@ app.command("push")(export.push)
 app.command("card")(export.card)
 app.command("serve")(serve.serve)
 app.command("stop")(serve.stop)
+evaluate.app.command("compare")(compare.compare)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(gate.app, name="gate")
 app.add_typer(feedback.app, name="feedback")

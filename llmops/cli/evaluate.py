@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from llmops.cli import ci
 from llmops.cli.output import as_json, progress, table
 from llmops.errors import EXIT_INVALID, BadRequest
 from llmops.records import Report
@@ -49,6 +50,10 @@ def evaluate(
         str | None, typer.Option(help="Session to finish: answered cases are not asked again.")
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests under way at once.")] = 16,
+    junit: ci.Junit = None,
+    markdown: ci.Markdown = None,
+    annotations: ci.Annotations = False,
+    step_summary: ci.StepSummary = False,
     json: Annotated[bool, typer.Option("--json", help="Print the reports.")] = False,
 ) -> None:
     """Evaluate base, champion and adapters, interleaved in one engine session; every answer is kept before scoring.
@@ -58,6 +63,8 @@ def evaluate(
     from llmops.evals.run import EvalRequest, report_page
     from llmops.evals.run import evaluate as run
 
+    outputs = ci.Outputs(junit, markdown, annotations, step_summary)
+    outputs.require_usable()
     workspace = find_workspace()
     url = endpoint or endpoint_of(workspace)
     request = EvalRequest(
@@ -70,8 +77,18 @@ def evaluate(
     else:
         _print(reports)
         typer.echo(f"page     {report_page(workspace, reports[0].session)}")
+    if outputs.wanted:
+        ci.write_texts(outputs, session_texts(workspace, reports[0].session), quiet=json)
     if any(r.invalid for r in reports):
         raise typer.Exit(EXIT_INVALID)
+
+
+def session_texts(workspace: Workspace, session: str) -> ci.Texts:
+    """What a finished session says to a CI server, as it lies in its folder."""
+    from llmops.evals.reports.files import ANNOTATIONS_FILE, JUNIT_FILE, MARKDOWN_FILE
+
+    names = (JUNIT_FILE, MARKDOWN_FILE, ANNOTATIONS_FILE)
+    return ci.Texts(*((workspace.runs / session / name).read_text(encoding="utf-8") for name in names))
 
 
 def endpoint_of(workspace: Workspace) -> str:

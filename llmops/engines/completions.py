@@ -33,6 +33,15 @@ def load_answers(store: Store, report: Report) -> list[tuple[Case, Completion]]:
     """A report's cases with the first sample that answers each, after every byte was compared with its digest.
 
     Raises:
+        InvalidEvidence: as for `load_samples`.
+    """
+    return [(case, own[0]) for case, own in load_samples(store, report)]
+
+
+def load_samples(store: Store, report: Report) -> list[tuple[Case, tuple[Completion, ...]]]:
+    """A report's cases with all samples that answer each, after every byte was compared with its digest.
+
+    Raises:
         InvalidEvidence: the files are gone, altered, or do not answer the report's cases one by one.
     """
     folder = store.verify("completions", report.completions)
@@ -46,7 +55,7 @@ def load_answers(store: Store, report: Report) -> list[tuple[Case, Completion]]:
     expected = [(case.digest, i) for case in cases for i in range(n)]
     if expected != [(c.case, c.sample) for c in completions] or len(cases) != report.n_cases:
         raise InvalidEvidence(f"{where}: its completions do not answer its cases one by one; evaluate again")
-    return list(zip(cases, completions[::n], strict=True))
+    return [(case, tuple(completions[i * n : (i + 1) * n])) for i, case in enumerate(cases)]
 
 
 def _case(line: bytes) -> Case:

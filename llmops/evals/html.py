@@ -23,8 +23,8 @@ from llmops.evals.plots import (
     scatter,
 )
 from llmops.evals.reports.comparison import CaseLine, Comparison, Evaluated, MetricLine, slice_values
-from llmops.evals.reports.units import shown, shown_difference, shown_interval
-from llmops.records import Case, Completion, Report, ToolCall
+from llmops.evals.reports.units import shown, shown_difference
+from llmops.records import Case, Completion, MetricResult, Report, ToolCall
 from llmops.schema import JsonDict, canonical_json, short
 from llmops.stats import Interval
 
@@ -95,7 +95,6 @@ def render(parts: Sequence[Evaluated]) -> str:
         "value": shown,
         "difference": shown_difference,
         "bounds": _bounds,
-        "paired": _paired,
     }
     template = environment.from_string(
         files("llmops.evals").joinpath("report.html.j2").read_text(encoding="utf-8")
@@ -249,14 +248,16 @@ def _signature(part: Evaluated) -> list[tuple[str, str]]:
     return lines
 
 
-def _bounds(value: MetricLine | Interval, unit: str) -> str:
-    """The two bounds of an interval, without the unit."""
-    found = value.difference if isinstance(value, MetricLine) else value
-    return f"{shown(found.low, unit, named=False)} – {shown(found.high, unit, named=False)}"
-
-
-def _paired(line: MetricLine) -> str:
-    return shown_interval(line.difference, line.unit)
+def _bounds(value: MetricLine | MetricResult | Interval, unit: str) -> str:
+    """The two bounds of an interval, without the unit; those of a difference have their signs."""
+    if isinstance(value, MetricLine):
+        low, high = (
+            shown_difference(bound, unit, named=False)
+            for bound in (value.difference.low, value.difference.high)
+        )
+    else:
+        low, high = (shown(bound, unit, named=False) for bound in (value.low, value.high))
+    return f"{low} – {high}"
 
 
 def short_engine(report: Report) -> str:

@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterable, Sequence
 
 from llmops.evals.reports.comparison import CaseLine, Comparison, Evaluated, MetricLine
+from llmops.evals.reports.stored import Held
 from llmops.evals.reports.units import shown, shown_interval
 from llmops.records import Case, Check, Completion, Decision, MetricResult, Report
 from llmops.schema import short
 
-MAX_TEXT = 2000  # characters of one text that are shown
+MAX_TEXT = 1000  # characters of one text that are shown
 MARKS = {"+": "better", "-": "**worse**", "0": ""}
 VERDICT_MARKS = {"PASS": "✅", "FAIL": "❌", "INCONCLUSIVE": "❔", "INVALID": "⛔"}
 
@@ -29,13 +30,30 @@ def of_session(parts: Sequence[Evaluated]) -> str:
     for part in parts:
         reports = [result.report for result in part.results]
         blocks += [f"## {cell(reports[0].suite)}", *_faults(reports), _systems_table(reports)]
-        blocks += [block for comparison in part.comparisons for block in of_comparison(comparison, level=3)]
+        for i, comparison in enumerate(part.comparisons):
+            blocks += of_comparison(comparison, level=3, with_cases=i == 0)  # the page has all of them
         blocks.append(_session_line(reports[0]))
     return "\n\n".join(blocks) + "\n"
 
 
-def of_comparison(found: Comparison, level: int = 2) -> list[str]:
-    """A comparison in blocks: a table of differences, one a slice set, worst and best cases folded."""
+def of_held(found: Sequence[Held]) -> str:
+    """Comparisons of stored reports, with what makes one no evidence on top of it."""
+    blocks: list[str] = []
+    for held in found:
+        title, *rest = of_comparison(held.comparison)
+        lines = [f"- ⛔ **INVALID** {cell(fault)}" for fault in held.faults]
+        lines += [f"- {cell(warning)}" for warning in held.warnings]
+        blocks += [
+            title,
+            f"Suite {cell(held.comparison.candidate.suite)}.",
+            *(["\n".join(lines)] if lines else []),
+        ]
+        blocks += rest
+    return "\n\n".join(blocks) + "\n"
+
+
+def of_comparison(found: Comparison, level: int = 2, with_cases: bool = True) -> list[str]:
+    """A comparison in blocks: a table of differences, one of slices, worst and best cases folded."""
     title = f"{'#' * level} {cell(found.candidate.system)} against {cell(found.baseline.system)}"
     count = f"Paired over {found.n_cases} cases"
     if found.n_left_out:
@@ -44,7 +62,7 @@ def of_comparison(found: Comparison, level: int = 2) -> list[str]:
     if found.slices:
         blocks.append(fold("By slice", _slices_table(found)))
     for name, lines in (("Worst regressions", found.worst), ("Best gains", found.best)):
-        if lines:
+        if lines and with_cases:
             blocks.append(fold(f"{name} by {cell(found.by)} ({len(lines)})", *_cases(lines, found)))
     return blocks
 
@@ -80,7 +98,10 @@ def cell(text: str) -> str:
     """
     flat = " ".join(text.split())
     flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|~#@])", r"\\\1", flat)
+    flat = re.sub(
+        r"(?<!\w)@(?=\w)", "@\u200b", flat
+    )  # nobody is called to a summary; no backslash prevents that
+    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", flat)
 
 
 def fence(text: str) -> str:

@@ -37,7 +37,7 @@ def shown_interval(found: Interval, unit: str = POINTS) -> str:
     """A difference with its bounds; the unit stands once.
 
     >>> shown_interval(Interval(0.5, 0.25, 0.75, 0.95, 9, 1.0, "t"), "s")
-    '+0.5 s [+0.25, +0.75]'
+    '+0.500 s [+0.250, +0.750]'
     """
     low, high = (shown_difference(bound, unit, named=False) for bound in (found.low, found.high))
     return f"{shown_difference(found.estimate, unit)} [{low}, {high}]"
@@ -47,7 +47,7 @@ def _significant(value: float) -> str:
     """A number with three digits that say something, thousands separated, no exponent where a reader would stumble.
 
     >>> _significant(0.5), _significant(12.345), _significant(-98765.4), _significant(1.2e-9)
-    ('0.5', '12.3', '-98,765', '1.2e-09')
+    ('0.500', '12.3', '-98,765', '1.2e-09')
     """
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
@@ -56,4 +56,4 @@ def _significant(value: float) -> str:
         return f"{value:.{N_DIGITS}g}"
     if size >= N_DIGITS - 1:
         return f"{value:,.0f}"
-    return f"{value:.{N_DIGITS - 1 - size}f}".rstrip("0").rstrip(".")
+    return f"{value:.{N_DIGITS - 1 - size}f}"
