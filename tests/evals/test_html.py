@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
-from llmops.evals.plots import forest, histogram, scatter
+from llmops.evals.html import render
+from llmops.evals.plots import forest, histogram, range_of, scatter
 from llmops.evals.run import report_page
+from llmops.records import Completion, ToolCall
 from llmops.stats import Interval
 from tests.evals.conftest import Room, number, right
 from tests.evals.counterpart import Fault
+from tests.evals.sessions import METRICS, SYSTEMS, case, completion, evaluated, seconds
 
 HOSTILE = "<script>alert('gotcha')</script><img src=x onerror=alert(1)>\"'&amp; \u202e"
 VOID = {"meta", "br", "img", "link", "line", "circle", "rect", "path"}
@@ -111,6 +115,101 @@ def test_session_without_a_single_answer_still_has_a_page(room: Room) -> None:
     assert "cases errored" in " ".join(parsed(page).text)
 
 
+def test_seconds_have_an_axis_of_their_own_and_less_of_them_is_green() -> None:
+    cases = [case(i) for i in range(8)]
+
+    def answering(system: str, i: int, k: int) -> Completion:
+        slow = system.startswith("base")
+        return completion(
+            cases[i], system, f"answer {i if slow else 0}", latency_s=0.4 + i / 100 if slow else 0.2
+        )
+
+    page = render([evaluated(cases, answering, [METRICS["exact_match"], seconds()])])
+    text = re.sub(r"\s+", " ", " ".join(parsed(page).text))
+    assert "wait s ↓" in text
+    assert "0.435 0.419 – 0.451 " in text
+    low, high = (-0.235 + sign * 1.894579 * 0.0244949 / 8**0.5 for sign in (-1, 1))  # t, 7 degrees of freedom
+    (row,) = re.findall(r'style="fill: var\(--(\w+)\)">-0.235 s \[(-0\.\d+), (-0\.\d+)\]<', page)
+    assert row == ("up", f"{low:.3f}", f"{high:.3f}")
+    (points,) = re.findall(r'style="fill: var\(--(\w+)\)">-87.50 \[', page)
+    assert points == "down"
+    assert page.count('aria-label="Paired differences with intervals') == 2
+
+
+def test_slices_show_each_systems_interval_and_the_difference() -> None:
+    cases = [case(i, slices={"topic": "law" if i < 6 else "art"}) for i in range(7)]
+    part = evaluated(
+        cases, lambda system, i, k: f"answer {i}" if system.startswith("docs") and i < 3 else "no"
+    )
+    text = re.sub(r"\s+", " ", " ".join(parsed(render([part])).text))
+    law = part.comparisons[0].slices[1].metrics[0].difference
+    assert (law.estimate, law.n) == (50.0, 6)
+    assert "law 6 0.0 0.0 – " in text
+    assert f"+50.00 {law.low:+.2f} – {law.high:+.2f}" in text
+    assert "art 1 – – –" in text  # one case has no interval
+
+
+def test_conversations_calls_and_samples_stand_in_the_case_they_belong_to() -> None:
+    call = ToolCall("look_up", '{"of":"<b>"}')
+    cases = [
+        case(i, follow_ups=("And in one word?",), references=(), expected={"tool": "look_up"})
+        for i in range(3)
+    ]
+
+    def answering(system: str, i: int, k: int) -> Completion:
+        wait = 0.5 if system.startswith("docs") else 0.25
+        return completion(
+            cases[i], system, "", earlier=(f"first said {k}",), tool_calls=(call,), sample=k, latency_s=wait
+        )
+
+    part = evaluated(cases, answering, [seconds()], samples=3, decoding={"temperature": 1, "max_tokens": 16})
+    text = re.sub(r"\s+", " ", " ".join(parsed(render([part])).text))
+    asked = 'user question 0 expected {"tool":"look_up"}'
+    said = '{} · {} · first of 3 samples, the score is of all first said 0 And in one word? look_up({{"of":"<b>"}})'
+    both = " ".join(
+        said.format(name, wait) for name, wait in zip(SYSTEMS, ("0.250 s", "0.500 s"), strict=True)
+    )
+    assert f"{asked} {both}" in text
+    assert "first said 1" not in text
+    assert "3 cases from 2 groups, 3 answers each" in text
+
+
+def test_a_session_of_two_suites_has_a_section_for_each() -> None:
+    parts = [
+        evaluated([case(i) for i in range(n)], lambda system, i, k: f"answer {i}", name=name)
+        for name, n in (("first", 3), ("second", 5))
+    ]
+    text = re.sub(r"\s+", " ", " ".join(parsed(render(parts)).text))
+    first, second = text.index(" first 3 cases from 2 groups"), text.index(" second 5 cases from 3 groups")
+    assert first < text.index("Difference, paired over 3 cases") < second
+    assert second < text.index("Difference, paired over 5 cases")
+
+
+@pytest.mark.browser
+def test_page_fits_a_phone_and_follows_the_readers_colours(tmp_path: Path) -> None:
+    from tests.feedback.browser import chromium
+
+    cases = [case(i, slices={"topic": "law" if i % 2 else "art"}) for i in range(9)]
+    names = {f"a-system-with-a-long-name-{i}@{i:012}": f"{i:064}" for i in range(3)}
+    part = evaluated(
+        cases, lambda s, i, k: completion(cases[i], s, f"answer {i}" * (1 + 40 * (i % 2)), latency_s=i + 0.1),
+        [METRICS["rougeL"], METRICS["chrf"], seconds("a_metric_with_a_long_name_in_seconds")], names,
+    )  # fmt: skip
+    path = tmp_path / "report.html"
+    path.write_text(render([part]), encoding="utf-8")
+    papers = []
+    with chromium() as browser:
+        for width, scheme in ((390, "light"), (1180, "dark")):
+            page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+            messages: list[str] = []
+            page.on("console", lambda message, kept=messages: kept.append(message.text))
+            page.goto(path.as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            assert messages == []  # nothing that the policy refuses
+            papers.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert papers == ["rgb(251, 251, 250)", "rgb(20, 22, 26)"]
+
+
 def interval(estimate: float, low: float, high: float) -> Interval:
     return Interval(estimate, low, high, 0.95, 100, 1.0, "t")
 
@@ -144,3 +243,13 @@ def test_histogram_heights_are_shares_on_one_scale() -> None:
 def test_scatter_places_cases_on_one_range_along_both_axes() -> None:
     plot = scatter([0, 50, 100, 30], [100, 50, 0, 40], size=340)
     assert plot.points[:3] == ((36, 36), (170, 170), (304, 304))
+
+
+def test_axes_of_other_units_end_at_round_numbers_that_hold_every_value() -> None:
+    assert range_of([[0.11, 0.42], [0.3]]) == (0.0, 0.6)
+    assert range_of([[-2.2, -1.1]]) == (-2.5, -1.0)
+    assert range_of([[1040.0, 1090.0]]) == (1040.0, 1100.0)
+    assert range_of([[7.0, 7.0]]) == (0.0, 8.0)
+    assert range_of([[0.0], []]) == (0.0, 1.0)
+    plot = scatter([1040.0], [1090.0], ends=(1040.0, 1100.0), size=340)
+    assert plot.points == ((36.0, pytest.approx(340 - 36 - 268 * 50 / 60, abs=0.01)),)
