@@ -16,15 +16,19 @@ from llmops.stats import Interval
 
 @dataclass(frozen=True, eq=False)
 class Paired:
-    """Scores of both systems over the cases both answered; `cases[i]` belongs to score i."""
+    """Scores of both systems over the cases both answered; `cases[i]` belongs to score i.
+
+    `clusters[i]` is the cluster of case i; None where the suite takes cases as independent.
+    """
 
     cases: tuple[Case, ...]
     baseline: dict[str, Scores]
     candidate: dict[str, Scores]
+    clusters: tuple[str, ...] | None = None
 
     def difference(self, metric: str, level: float) -> Interval:
         """The interval of candidate - baseline on the metric's own scale; `level` is that of each bound."""
-        return difference(self.baseline[metric], self.candidate[metric], level)
+        return difference(self.baseline[metric], self.candidate[metric], level, self.clusters)
 
     def only(self, rows: Sequence[int]) -> Paired:
         """The same comparison over some of the cases."""
@@ -32,6 +36,7 @@ class Paired:
             tuple(self.cases[i] for i in rows),
             {name: only(scores, rows) for name, scores in self.baseline.items()},
             {name: only(scores, rows) for name, scores in self.candidate.items()},
+            None if self.clusters is None else tuple(self.clusters[i] for i in rows),
         )
 
 
@@ -40,24 +45,22 @@ def pair(
     cases: Sequence[Case],
     baseline: Sequence[Samples],
     candidate: Sequence[Samples],
+    clusters: Sequence[str] | None = None,
 ) -> Paired | None:
     """Both systems' scores over the cases both answered; None when these are fewer than two.
 
-    `baseline[i]` and `candidate[i]` belong to `cases[i]`. A case that errored for one system says nothing
-    about the difference: it is left out for both.
+    `baseline[i]`, `candidate[i]` and the cluster key `clusters[i]` (`Suite.clusters`) belong to `cases[i]`. A case that
+    errored for one system says nothing about the difference: it is left out for both.
     """
-    both = [
-        (case, a, b)
-        for case, a, b in zip(cases, baseline, candidate, strict=True)
-        if is_answered(a) and is_answered(b)
-    ]
-    if len(both) < 2:
+    rows = [i for i in range(len(cases)) if is_answered(baseline[i]) and is_answered(candidate[i])]
+    if len(rows) < 2:
         return None
-    kept = tuple(case for case, _, _ in both)
+    kept = tuple(cases[i] for i in rows)
     return Paired(
         kept,
-        scores_of(metrics, kept, [a for _, a, _ in both]),
-        scores_of(metrics, kept, [b for _, _, b in both]),
+        scores_of(metrics, kept, [baseline[i] for i in rows]),
+        scores_of(metrics, kept, [candidate[i] for i in rows]),
+        None if clusters is None else tuple(clusters[i] for i in rows),
     )
 
 

@@ -29,6 +29,7 @@ from llmops.records import (
 )
 from llmops.registry.adapters import Registry
 from llmops.schema import digest_of, short
+from llmops.stats import Labels
 
 # Each bound of a report's intervals; together they are the two-sided interval at REPORT_LEVEL.
 BOUND_LEVEL = 0.95
@@ -59,16 +60,23 @@ def scores_of(
     return score(metrics, answers) if len(answers) >= 2 else {}
 
 
+def clusters_of(clusters: Sequence[str] | None, samples: Sequence[Samples]) -> list[str] | None:
+    """The cluster keys of the answered cases, which scores are of; None where cases are independent."""
+    if clusters is None:
+        return None
+    return [key for key, own in zip(clusters, samples, strict=True) if is_answered(own)]
+
+
 def is_answered(samples: Samples) -> bool:
     """Whether every sample of a case was answered."""
     return all(sample.status == "answered" for sample in samples)
 
 
-def results_of(scores: dict[str, Scores]) -> dict[str, MetricResult]:
-    """Each metric's value with its two-sided interval."""
+def results_of(scores: dict[str, Scores], clusters: Labels | None = None) -> dict[str, MetricResult]:
+    """Each metric's value with its two-sided interval; `clusters` are those of the answered cases."""
     results = {}
     for name, found in scores.items():
-        bounds = interval(found, BOUND_LEVEL)
+        bounds = interval(found, BOUND_LEVEL, clusters)
         results[name] = MetricResult(
             found.value, bounds.low, bounds.high, REPORT_LEVEL, found.signature, found.better, found.unit
         )

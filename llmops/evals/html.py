@@ -217,7 +217,7 @@ def _histograms(part: Evaluated) -> dict[str, tuple[str, Histogram]]:
 
 def _slices(part: Evaluated) -> dict[str, list[SliceRow]]:
     """What slices are about, and a row for each of them."""
-    each = [slice_values(part.suite.cases, result) for result in part.results]
+    each = [slice_values(part.suite, result) for result in part.results]
     compared = part.comparisons[0].slices if part.comparisons else ()
     differences = {(s.about, s.value): {line.metric: line for line in s.metrics} for s in compared}
     sections: dict[str, list[SliceRow]] = {}

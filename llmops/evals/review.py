@@ -15,6 +15,7 @@ from llmops.errors import InvalidEvidence
 from llmops.evals.compare import Paired, pair
 from llmops.evals.evidence import (
     Samples,
+    clusters_of,
     completion_faults,
     is_answered,
     leak_fault,
@@ -75,7 +76,7 @@ def review(
     completions = [_completions(registry, suite, report, faults) for report in (theirs, ours)]
     if faults:
         return Evidence(digests, engine, None, tuple(faults))
-    paired = pair(suite.metrics, suite.cases, *completions)
+    paired = pair(suite.metrics, suite.cases, completions[0], completions[1], suite.clusters)
     if paired is None:
         faults.append("fewer than 2 cases were answered by both systems")
     return Evidence(digests, engine, paired, tuple(faults), _answers(suite, *completions))
@@ -192,7 +193,8 @@ def _recount(suite: Suite, report: Report, samples: list[Samples]) -> list[str]:
     n_errored = n_errored_cases(samples)
     if n_errored != report.n_errored:
         return [f"says {report.n_errored} errored, its completions {n_errored}"]
-    again = results_of(scores_of(suite.metrics, suite.cases, samples))
+    scores = scores_of(suite.metrics, suite.cases, samples)
+    again = results_of(scores, clusters_of(suite.clusters, samples))
     if again.keys() != report.metrics.keys():
         return [f"has metrics {sorted(report.metrics)}, its completions give {sorted(again)}"]
     faults = []

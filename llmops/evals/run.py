@@ -19,6 +19,7 @@ from llmops.engines.systems import load_adapters, system_of
 from llmops.errors import BadRequest, ConfigError, CouldNotRun, LlmopsError
 from llmops.evals.evidence import (
     Result,
+    clusters_of,
     completion_faults,
     engine_fault,
     leak_fault,
@@ -197,7 +198,7 @@ def _result(registry: Registry, taken: _Taken, system: System, record: AdapterRe
         n_cases=len(suite.cases),
         n_samples=n,
         n_errored=n_errored_cases(samples),
-        metrics=results_of(scores),
+        metrics=results_of(scores, clusters_of(suite.clusters, samples)),
         invalid=tuple(faults),
         created_at=now(),
     )

@@ -78,6 +78,11 @@ class Suite:
         return digest_of([case.digest for case in self.cases])
 
     @property
+    def clusters(self) -> tuple[str, ...] | None:
+        """Each case's cluster; None where the suite takes cases as independent."""
+        return tuple(case.group for case in self.cases) if self.config.cluster == "group" else None
+
+    @property
     def digest(self) -> str:
         """Digest of settings, resolved cases with their labels, and the files that metrics read."""
         return digest_of(
@@ -108,6 +113,7 @@ def load_suite(path: Path, registry: Registry) -> Suite:
         raise DataError(f"{path}: {len(cases)} cases; nothing can be estimated from fewer than 2, add cases")
     metrics = resolve_metrics(config.metrics, path.parent)
     _require_references(path, metrics, cases)
+    _require_groups(path, config, cases)
     return Suite(config, tuple(cases), metrics)
 
 
@@ -119,3 +125,11 @@ def _require_references(path: Path, metrics: Sequence[Metric], cases: Sequence[C
                 f"{path}: case {bare.source}: has no reference, and {metric.name} needs one; "
                 "give it one or leave the case out"
             )
+
+
+def _require_groups(path: Path, config: SuiteConfig, cases: Sequence[Case]) -> None:
+    if config.cluster == "group" and len({case.group for case in cases}) < 2:
+        raise DataError(
+            f"{path}: cluster is group, and all {len(cases)} cases are of group {cases[0].group}; "
+            "add cases of other groups, or take out cluster"
+        )

@@ -11,7 +11,6 @@ import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
-from scipy import stats as scipy_stats
 
 from llmops.errors import DataError, InvalidEvidence
 from llmops.evals.metrics import METRICS, Scores, difference, interval
@@ -182,9 +181,24 @@ def test_each_kind_is_compared_by_its_own_test() -> None:
         **dict.fromkeys(ROUGES, "paired t"),
         "exact_match": "tango",
     }
-    theirs = scipy_stats.ttest_rel(b["rougeL"].per_case, a["rougeL"].per_case).confidence_interval(0.9)
-    ours = difference(a["rougeL"], b["rougeL"])
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
+    differences = b["rougeL"].per_case - a["rougeL"].per_case
+    assert difference(a["rougeL"], b["rougeL"]).estimate == pytest.approx(differences.mean())
+    assert difference(a["rougeL"], b["rougeL"]).sd == pytest.approx(differences.std(ddof=1))
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_clusters_are_the_units_of_every_kind_of_metric(name: str) -> None:
+    """Each case asked three times: as many numbers, no more evidence."""
+    a, b = BASELINE[:-2] + REFERENCES[-2:], CANDIDATE[:-4] + REFERENCES[-4:]
+    once = [score_texts([name], texts, ONE_EACH)[name] for texts in (a, b)]
+    thrice = [score_texts([name], texts * 3, list(ONE_EACH) * 3)[name] for texts in (a, b)]
+    groups = [str(i) for i in range(len(a))] * 3
+    plain, clustered = difference(*once), difference(*thrice, clusters=groups)
+    assert (clustered.n, clustered.n_clusters, plain.n_clusters) == (3 * len(a), len(a), None)
+    assert clustered.high - clustered.low == pytest.approx(plain.high - plain.low, rel=0.2)
+    assert clustered.high - clustered.low > 1.4 * (difference(*thrice).high - difference(*thrice).low)
+    alone = interval(thrice[1], clusters=groups)
+    assert alone.high - alone.low > 1.4 * (interval(thrice[1]).high - interval(thrice[1]).low)
 
 
 def test_exact_match_differences_are_in_points() -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from llmops import stats
 from llmops.errors import DataError, InvalidEvidence
 from llmops.records import Better, Case, Completion
-from llmops.stats import CorpusScore, FloatArray, Interval
+from llmops.stats import CorpusScore, FloatArray, Interval, Labels
 
 Kind = Literal["corpus", "mean", "binary"]
 POINTS = "points"
@@ -110,27 +110,33 @@ def score(metrics: Sequence[Metric], answers: Answers) -> dict[str, Scores]:
     return found
 
 
-def interval(scores: Scores, level: float = 0.95) -> Interval:
+def interval(scores: Scores, level: float = 0.95, clusters: Labels | None = None) -> Interval:
     """The interval of one system's value; `level` is that of each bound (0.95: a two-sided 90 % interval).
+
+    Args:
+        scores: the system's scores of N cases.
+        level: confidence of each bound.
+        clusters: [N] each case's cluster; None where cases are independent.
 
     Raises:
         InvalidEvidence: fewer than 2 cases.
     """
     if scores.kind == "mean":
-        return stats.mean_interval(scores.per_case, level)
+        return stats.mean_interval(scores.per_case, level, clusters)
     if scores.kind == "binary":
-        return stats.proportion_interval(scores.per_case / 100, level).scaled(100)
+        return stats.proportion_interval(scores.per_case / 100, level, clusters).scaled(100)
     stats_n, resampled = _corpus_parts(scores)
-    return stats.corpus_interval(stats_n, resampled, level)
+    return stats.corpus_interval(stats_n, resampled, level, clusters)
 
 
-def difference(a: Scores, b: Scores, level: float = 0.95) -> Interval:
+def difference(a: Scores, b: Scores, level: float = 0.95, clusters: Labels | None = None) -> Interval:
     """The interval of b - a over the same cases in the same order, by the test that fits the metric's kind.
 
     Args:
         a: the baseline's scores.
         b: the candidate's scores.
         level: confidence of each bound; 0.95 decides a one-sided test at 5 %.
+        clusters: [N] each case's cluster; None where cases are independent.
 
     Raises:
         InvalidEvidence: two metrics, two signatures or two numbers of cases: the numbers are not comparable.
@@ -141,12 +147,12 @@ def difference(a: Scores, b: Scores, level: float = 0.95) -> Interval:
             "score both systems with the same metric and versions"
         )
     if a.kind == "mean":
-        return stats.paired_t(a.per_case, b.per_case, level)
+        return stats.paired_t(a.per_case, b.per_case, level, clusters)
     if a.kind == "binary":
-        return stats.paired_binary(a.per_case / 100, b.per_case / 100, level).scaled(100)
+        return stats.paired_binary(a.per_case / 100, b.per_case / 100, level, clusters).scaled(100)
     stats_a, resampled = _corpus_parts(a)
     stats_b, _ = _corpus_parts(b)
-    return stats.paired_corpus(stats_a, stats_b, resampled, level)
+    return stats.paired_corpus(stats_a, stats_b, resampled, level, clusters)
 
 
 def mean_of_samples(answers: Answers, per_sample: FloatArray) -> Measured:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 
 from llmops.evals.compare import Paired, only, pair, slices_of
-from llmops.evals.evidence import BOUND_LEVEL, Result, Samples, is_answered
+from llmops.evals.evidence import BOUND_LEVEL, Result, Samples, clusters_of, is_answered
 from llmops.evals.metrics import Metric, interval
 from llmops.evals.suite import Suite
 from llmops.records import Better, Case, Report
@@ -36,7 +36,10 @@ class Evaluated:
         last = len(self.results) - 1
         chosen = [(0, i) for i in range(1, last)] + [(i, last) for i in range(last)]
         pairs = ((self.results[a], self.results[b]) for a, b in reversed(chosen))
-        found = (compare(self.suite.metrics, self.suite.cases, pair) for pair in pairs)
+        found = (
+            compare(self.suite.metrics, self.suite.cases, pair, clusters=self.suite.clusters)
+            for pair in pairs
+        )
         return tuple(comparison for comparison in found if comparison is not None)
 
 
@@ -130,7 +133,11 @@ class Comparison:
 
 
 def compare(
-    metrics: Sequence[Metric], cases: Sequence[Case], results: tuple[Result, Result], by: str | None = None
+    metrics: Sequence[Metric],
+    cases: Sequence[Case],
+    results: tuple[Result, Result],
+    by: str | None = None,
+    clusters: Sequence[str] | None = None,
 ) -> Comparison | None:
     """Hold the second of two results against the first; None when fewer than two cases were answered by both.
 
@@ -139,9 +146,10 @@ def compare(
         cases: the cases that both results answer, in their order.
         results: baseline and candidate.
         by: the metric that orders worst and best cases.
+        clusters: each case's cluster (`Suite.clusters`); None where cases are independent.
     """
     before, after = results
-    paired = pair(metrics, cases, before.samples, after.samples)
+    paired = pair(metrics, cases, before.samples, after.samples, clusters)
     if paired is None:
         return None
     by = by or metrics[0].name
@@ -160,15 +168,15 @@ def compare(
     )
 
 
-def slice_values(
-    cases: Sequence[Case], result: Result
-) -> dict[tuple[str, str], tuple[int, dict[str, Interval]]]:
+def slice_values(suite: Suite, result: Result) -> dict[tuple[str, str], tuple[int, dict[str, Interval]]]:
     """One system's answered cases and every metric's interval on each slice; no intervals where they are too few."""
-    answered = [case for case, own in zip(cases, result.samples, strict=True) if is_answered(own)]
+    answered = [case for case, own in zip(suite.cases, result.samples, strict=True) if is_answered(own)]
+    clusters = clusters_of(suite.clusters, result.samples)
     found = {}
     for name, rows in slices_of(answered).items():
         scored = result.scores if len(rows) >= MIN_SLICE else {}
-        bounds = {metric: interval(only(scores, rows), BOUND_LEVEL) for metric, scores in scored.items()}
+        own = None if clusters is None else [clusters[i] for i in rows]
+        bounds = {metric: interval(only(scores, rows), BOUND_LEVEL, own) for metric, scores in scored.items()}
         found[name] = (len(rows), bounds)
     return found
 

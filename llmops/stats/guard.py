@@ -1,0 +1,66 @@
+"""When an interval cannot hold its level, and why: a reason beside the numbers, on which nothing is decided.
+
+No test of a mean holds its level for every distribution (Bahadur and Savage, Ann. Math. Stat. 27 (1956) 1115-1122): a
+rare catastrophe that no case showed cannot be seen in the cases. What can be seen is refused here:
+
+* all values equal: there is no variance, and zero width would be taken for certainty;
+* fewer than 8 units (cases, clusters), or than 8 that differ from the most common value;
+* an estimate whose own distribution is skewed by more than 0.22 (sample skewness / sqrt(n); less below 20 units,
+  where skewness hides), which the correction in `llmops.stats.student` does not repair.
+
+Binary data needs no such rule without clusters: its intervals (`llmops.stats.binary`) keep their level at any n.
+"""
+
+from __future__ import annotations
+
+from llmops.stats.interval import Interval
+
+MIN_UNITS = 8
+"""Cases, or clusters of them, from which on bounds hold their level."""
+MAX_SKEWNESS = 0.22
+"""Most skewness of an estimate (that of a case / sqrt(n)) from 20 units on."""
+
+
+def unreliable(interval: Interval) -> str | None:
+    """Why the interval's bounds cannot be trusted to hold their level; None where they can.
+
+    >>> from llmops.stats import mean_interval
+    >>> unreliable(mean_interval([0.5] * 40, level=0.95))
+    'all 40 values are equal: their error cannot be estimated'
+    """
+    return interval.doubt
+
+
+def student_doubt(se: float, skewness: float, n_units: int, n_differing: int | None) -> str | None:
+    """The doubt about a Student interval.
+
+    Args:
+        se: standard error of the estimate.
+        skewness: of the estimate's distribution.
+        n_units: cases, or clusters of them.
+        n_differing: units that do not have the most common value, where known.
+    """
+    if se == 0:
+        return f"all {n_units} values are equal: their error cannot be estimated"
+    few = units_doubt(n_units)
+    if few is not None:
+        return few
+    if n_differing is not None and n_differing < MIN_UNITS:
+        return f"{n_differing} of {n_units} values differ from the most common one: at least {MIN_UNITS} must"
+    most = MAX_SKEWNESS * min(1.0, n_units / 20)
+    if abs(skewness) > most:
+        return (
+            f"a few values decide (skewness of the estimate {skewness:+.2f}, at most {most:.2f}): add cases"
+        )
+    return None
+
+
+def units_doubt(n_units: int) -> str | None:
+    """The doubt about an interval of few units, whatever their values.
+
+    >>> units_doubt(3)
+    '3 independent units are too few: at least 8 are needed'
+    """
+    if n_units < MIN_UNITS:
+        return f"{n_units} independent units are too few: at least {MIN_UNITS} are needed"
+    return None
