@@ -31,6 +31,7 @@ EventKind = Literal[
     "adapter.exported",
     "adapter.pushed",
     "report.stored",
+    "lm_eval.stored",
     "campaign.opened",
     "rating.given",
     "campaign.closed",

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -17,6 +19,11 @@ from llmops.errors import EXIT_INVALID, BadRequest
 from llmops.records import Report
 from llmops.schema import short
 from llmops.settings import Workspace, find_workspace
+
+if TYPE_CHECKING:
+    from llmops.evals.lm_eval import TaskResult
+
+MOST_CONCURRENT = 1024
 
 
 class _RunByDefault(TyperGroup):
@@ -39,7 +46,9 @@ app = typer.Typer(
 
 @app.command("run")
 def evaluate(
-    suite: Annotated[Path, typer.Argument(help="A suite such as evals/suites/docstrings.yaml.")],
+    suites: Annotated[
+        list[Path], typer.Argument(help="Suites such as evals/suites/docstrings.yaml, asked in one session.")
+    ],
     adapter: Annotated[
         list[str] | None, typer.Option(help="Adapter to evaluate (default: latest); repeat for more.")
     ] = None,
@@ -49,7 +58,12 @@ def evaluate(
     resume: Annotated[
         str | None, typer.Option(help="Session to finish: answered cases are not asked again.")
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests under way at once.")] = 16,
+    concurrency: Annotated[
+        str, typer.Option(help="Requests under way at once, 1 to 1024; auto: what is fastest, up to 256.")
+    ] = "auto",
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Ask also what the same model answered before.")
+    ] = False,
     junit: ci.Junit = None,
     markdown: ci.Markdown = None,
     annotations: ci.Annotations = False,
@@ -60,27 +74,100 @@ def evaluate(
 
     Exits 4 when a report is no evidence (a wrong model answered, cases errored ...); the reasons are shown.
     """
-    from llmops.evals.run import EvalRequest, report_page
+    from llmops.evals.run import EvalRequest
     from llmops.evals.run import evaluate as run
 
     outputs = ci.Outputs(junit, markdown, annotations, step_summary)
     outputs.require_usable()
     workspace = find_workspace()
-    url = endpoint or endpoint_of(workspace)
     request = EvalRequest(
-        endpoint=url, adapters=tuple(adapter or ["latest"]), session=resume, concurrency=concurrency
+        endpoint=endpoint or endpoint_of(workspace),
+        adapters=tuple(adapter or ["latest"]),
+        session=resume,
+        concurrency=_concurrency(concurrency),
+        cache=not no_cache,
     )
     with progress("eval") as report:
-        reports = run(suite, request, workspace, report)
-    if json:
-        as_json([r.to_dict() for r in reports])
-    else:
-        _print(reports)
-        typer.echo(f"page     {report_page(workspace, reports[0].session)}")
+        reports = run(suites, request, workspace, report)
+    _say(reports, workspace, json)
     if outputs.wanted:
         ci.write_texts(outputs, session_texts(workspace, reports[0].session), quiet=json)
-    if any(r.invalid for r in reports):
+    _require_evidence(reports)
+
+
+@app.command("rescore")
+def rescore(
+    session: Annotated[str, typer.Argument(help="A finished session.")],
+    suites: Annotated[
+        list[Path] | None, typer.Argument(help="Its suites' files, where they are not where they were.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the reports.")] = False,
+) -> None:
+    """Score a session's completions by the metrics its suites name today; nothing is asked again.
+
+    Exits 2 when cases, decoding or samples of a suite changed: other answers would be needed.
+    """
+    from llmops.evals.rescore import rescore as run
+
+    workspace = find_workspace()
+    reports = run(session, workspace, tuple(suites or ()))
+    _say(reports, workspace, json)
+    _require_evidence(reports)
+
+
+@app.command("lm-eval")
+def lm_eval(
+    tasks: Annotated[str, typer.Option(help="Tasks of lm-evaluation-harness, with commas between them.")],
+    include_path: Annotated[
+        Path | None, typer.Option(help="Folder with the YAML files of tasks of your own.")
+    ] = None,
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="Adapter to evaluate (default: latest); repeat for more.")
+    ] = None,
+    api: Annotated[
+        str, typer.Option(help="chat, or completions for tasks that compare log-probabilities.")
+    ] = "chat",
+    limit: Annotated[int | None, typer.Option(min=1, help="Questions a task; default: all.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests under way at once.")] = 16,
+    endpoint: Annotated[
+        str | None, typer.Option(help="Endpoint URL; default: this workspace's `llmops serve`.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the results.")] = False,
+) -> None:
+    """Run lm-evaluation-harness's tasks on base, champion and adapters through the served endpoint.
+
+    Exits 4 when an answer came from another model, prompt contract or engine than it should.
+    """
+    from llmops.evals.lm_eval import TaskRequest, run_tasks
+
+    if api not in ("chat", "completions"):
+        raise BadRequest(f"--api: is {api!r}; use chat or completions")
+    workspace = find_workspace()
+    request = TaskRequest(
+        endpoint=endpoint or endpoint_of(workspace),
+        tasks=tuple(name.strip() for name in tasks.split(",") if name.strip()),
+        adapters=tuple(adapter or ["latest"]),
+        include_path=include_path,
+        api="chat" if api == "chat" else "completions",
+        limit=limit,
+        concurrency=concurrency,
+    )
+    with progress("lm-eval") as report:
+        folder, results = run_tasks(request, workspace, report)
+    if json:
+        as_json([asdict(result) for result in results])
+    else:
+        _print_tasks(folder, results)
+    if any(result.invalid for result in results):
         raise typer.Exit(EXIT_INVALID)
+
+
+def _concurrency(said: str) -> int | Literal["auto"]:
+    if said == "auto":
+        return "auto"
+    if said.isdecimal() and 1 <= int(said) <= MOST_CONCURRENT:
+        return int(said)
+    raise BadRequest(f"--concurrency: is {said!r}; use auto, or 1 to {MOST_CONCURRENT}")
 
 
 def session_texts(workspace: Workspace, session: str) -> ci.Texts:
@@ -107,7 +194,24 @@ def endpoint_of(workspace: Workspace) -> str:
     return info.url
 
 
-def _print(reports: list[Report]) -> None:
+def _say(reports: Sequence[Report], workspace: Workspace, json: bool) -> None:
+    """Print the reports and where their page is."""
+    from llmops.evals.run import report_page
+
+    if json:
+        as_json([r.to_dict() for r in reports])
+    else:
+        for suite in dict.fromkeys(r.suite for r in reports):
+            _print([r for r in reports if r.suite == suite])
+        typer.echo(f"page     {report_page(workspace, reports[0].session)}")
+
+
+def _require_evidence(reports: Sequence[Report]) -> None:
+    if any(r.invalid for r in reports):
+        raise typer.Exit(EXIT_INVALID)
+
+
+def _print(reports: Sequence[Report]) -> None:
     first = reports[0]
     names = list(dict.fromkeys(name for report in reports for name in report.metrics))
     rows = [(r.system, r.n_cases - r.n_errored, *(_cell(r, name) for name in names)) for r in reports]
@@ -117,9 +221,27 @@ def _print(reports: list[Report]) -> None:
         f"session  {first.session}: suite {first.suite}@{short(first.suite_digest)}, {engine.engine} {engine.version} "
         f"{engine.dtype} on {engine.device}, brackets are two-sided {_level(first)} intervals"
     )
+    if n_cached := sum(r.n_cached for r in reports):
+        n_all = sum(r.n_cases * r.n_samples for r in reports)
+        typer.echo(f"cached   {n_cached} of {n_all} answers are from earlier sessions; --no-cache asks again")
     for report in reports:
         for reason in report.invalid:
             typer.echo(f"INVALID  {report.system}: {reason}")
+
+
+def _print_tasks(folder: Path, results: Sequence[TaskResult]) -> None:
+    for result in results:
+        rows = [
+            (task, name, f"{value:.4f}")
+            for task, found in result.results.items()
+            for name, value in found.items()
+            if isinstance(value, float) and "stderr" not in name
+        ]
+        typer.echo(f"{result.system}: {result.n_answers} answers")
+        typer.echo(table(("task", "metric", "value"), rows))
+        for reason in result.invalid:
+            typer.echo(f"INVALID  {result.system}: {reason}")
+    typer.echo(f"session  {folder.name}, in {folder}")
 
 
 def _cell(report: Report, name: str) -> str:

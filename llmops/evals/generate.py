@@ -1,17 +1,23 @@
 """Generation: every system answers every case in one session, case by case, the systems' order alternating.
 
 Interleaving lets whatever changes during a session (load, temperature, a neighbour) fall on all systems
-alike.
+alike. Several suites are asked side by side, each evenly over the whole session. What a cache holds is not asked.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
+from llmops.engines.answers import Problem
 from llmops.engines.endpoint import Endpoint, System
-from llmops.errors import CouldNotRun, LlmopsError
+from llmops.errors import CouldNotRun, DataError, LlmopsError
+from llmops.evals.cache import AnswerCache, Setting
+from llmops.evals.keeper import Keeper, Kept
+from llmops.evals.pace import Pace
+from llmops.evals.references import ReferenceTokens
 from llmops.evals.session import Session
 from llmops.evals.suite import Suite
 from llmops.records import Case, Completion
@@ -21,111 +27,156 @@ from llmops.schema import Progress
 # long.
 GIVE_UP_AFTER = 3
 
-Question = tuple[Case, System, int]
-"""A case put to a system, and which sample of it."""
+
+class Question(NamedTuple):
+    """A case put to a system, and which sample of it."""
+
+    suite: Suite
+    case: Case
+    system: System
+    sample: int
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is generated: the suite's cases by each system, on the engine with that signature digest."""
+    """What is generated: the cases of some suites by each system, on the engine with that signature digest.
 
-    suite: Suite
+    `references` turns references into tokens for suites whose metrics need their log-probabilities. `cache` is None
+    where every question is to be asked.
+    """
+
+    suites: tuple[Suite, ...]
     systems: tuple[System, ...]
     engine: str
-    n_concurrent: int
+    cache: AnswerCache | None = None
+    references: ReferenceTokens | None = None
 
 
 def questions(job: Job) -> Iterator[Question]:
-    """All questions in the order they are asked: case i begins with system i modulo the number of systems."""
+    """All questions in the order they are asked: the i-th case begins with system i modulo the number of systems."""
+    places = [
+        ((i + 0.5) / len(suite.cases), s, case)
+        for s, suite in enumerate(job.suites)
+        for i, case in enumerate(suite.cases)
+    ]
     n = len(job.systems)
-    for i, case in enumerate(job.suite.cases):
-        for sample in range(job.suite.config.samples):
+    for i, (_, s, case) in enumerate(sorted(places, key=lambda place: place[:2])):
+        suite = job.suites[s]
+        for sample in range(suite.config.samples):
             for k in range(n):
-                yield case, job.systems[(i + k) % n], sample
+                yield Question(suite, case, job.systems[(i + k) % n], sample)
 
 
-async def generate(endpoint: Endpoint, job: Job, session: Session, progress: Progress) -> None:
-    """Ask what the session has no answer to, and keep every completion before more are asked for.
+async def generate(endpoint: Endpoint, job: Job, session: Session, pace: Pace, progress: Progress) -> None:
+    """Ask what neither session nor cache has an answer to, and keep every completion before more are asked for.
 
     Raises:
         CouldNotRun: the endpoint is gone for good; what was answered stays, and the session can be resumed.
         StoreError: the disk did not take a completion.
     """
-    kept = session.completions()
-    answered = {key for key, completion in kept.items() if completion.status == "answered"}
-    todo = [q for q in questions(job) if (q[0].digest, q[1].model, q[2]) not in answered]
-    total = len(job.suite.cases) * len(job.systems) * job.suite.config.samples
-    progress(total - len(todo), total, "answers")
-    keeper = _Keeper(session, total - len(todo), total, progress)
+    every = list(questions(job))
+    todo = _unanswered(every, job, session)
+    keeper = Keeper(session, job.cache, (len(every) - len(todo), len(every)), progress)
     try:
-        await _ask_all(endpoint, job, todo, keeper)
+        todo = _from_cache(todo, job, keeper)
+        await _ask_all(endpoint, job, todo, (keeper, pace))
     except BaseExceptionGroup as errors:
         raise _first(errors) from errors
     finally:
         await keeper.close()
 
 
-async def _ask_all(endpoint: Endpoint, job: Job, todo: list[Question], keeper: _Keeper) -> None:
-    waiting = iter(todo)  # shared: each worker takes the next question
+def _unanswered(every: Sequence[Question], job: Job, session: Session) -> list[Question]:
+    answered = {
+        (suite.config.name, *key)
+        for suite in job.suites
+        for key, completion in session.completions(suite).items()
+        if completion.status == "answered"
+    }
+    return [
+        q for q in every if (q.suite.config.name, q.case.digest, q.system.model, q.sample) not in answered
+    ]
 
-    async def work() -> None:
-        for case, system, sample in waiting:
-            completion = await endpoint.ask(system, case, job.suite.config.decoding, job.engine, sample)
-            keeper.put(completion)
-            if endpoint.n_given_up >= GIVE_UP_AFTER:
-                raise CouldNotRun(
-                    f"endpoint {endpoint.url}: no longer answers ({completion.error}); "
-                    f"mend it, then run `llmops eval` with --resume {keeper.session.name}"
-                )
+
+def _from_cache(todo: list[Question], job: Job, keeper: Keeper) -> list[Question]:
+    """Hand over what the cache holds; returns what it does not."""
+    if job.cache is None:
+        return todo
+    key_of = _keys(job)
+    keys = [key_of(q) for q in todo]
+    found = job.cache.get([key for key in keys if key])
+    left = []
+    for question, key in zip(todo, keys, strict=True):
+        answer = found.get(key)
+        if answer is None:
+            left.append(question)
+        else:
+            keeper.put(Kept(question.suite, replace(answer, system=question.system.model)))
+    return left
+
+
+def _keys(job: Job) -> Callable[[Question], str]:
+    """The cache's key of a question; empty for suites whose metrics need answers of this session."""
+    settings = {
+        (suite.config.name, system.model): Setting(
+            system, job.engine, suite.config.decoding, suite.needs_reference_logprobs
+        )
+        for suite in job.suites
+        if not suite.needs_latency
+        for system in job.systems
+    }
+
+    def key_of(question: Question) -> str:
+        setting = settings.get((question.suite.config.name, question.system.model))
+        return setting.key(question.case, question.sample) if setting else ""
+
+    return key_of
+
+
+async def _ask_all(
+    endpoint: Endpoint, job: Job, todo: Sequence[Question], through: tuple[Keeper, Pace]
+) -> None:
+    keeper, pace = through
+    key_of = _keys(job) if job.cache is not None else None
+
+    async def ask(question: Question) -> None:
+        completion = await _ask(endpoint, job, question)
+        pace.leave(1 + completion.n_completion_tokens, completion.latency_s, endpoint.n_overloaded)
+        own = _is_own(completion, question.system)
+        keeper.put(Kept(question.suite, completion, key_of(question) if key_of and own else ""))
+        if endpoint.n_given_up >= GIVE_UP_AFTER:
+            raise CouldNotRun(
+                f"endpoint {endpoint.url}: no longer answers ({completion.error}); "
+                f"mend it, then run `llmops eval` with --resume {keeper.session.name}"
+            )
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(min(job.n_concurrent, len(todo))):
-            group.create_task(work())
+        for question in todo:
+            await pace.enter()
+            group.create_task(ask(question))
 
 
-class _Keeper:
-    """Writes completions in batches of whatever has come since the last write.
+async def _ask(endpoint: Endpoint, job: Job, question: Question) -> Completion:
+    suite, case, system, sample = question
+    completion = await endpoint.ask(system, case, suite.config.decoding, job.engine, sample)
+    if job.references is None or not suite.needs_reference_logprobs or completion.status == "errored":
+        return completion
+    try:
+        tokens = job.references.of(system, case, completion.earlier)
+        found = await endpoint.likelihood(system, tokens.ids, tokens.n_reference, job.engine)
+    except DataError as error:
+        found = Problem(str(error))
+    if isinstance(found, Problem):
+        return replace(
+            completion, status="errored", text="", error=f"log-probability of the reference: {found.reason}"
+        )
+    return replace(completion, reference_logprob=found.logprob, n_reference_tokens=found.n_tokens)
 
-    Its task belongs to no group: when asking ends early, what was answered until then is still written.
-    """
 
-    def __init__(self, session: Session, n_done: int, n_total: int, progress: Progress) -> None:
-        self.session = session
-        self._n_done = n_done
-        self._n_total = n_total
-        self._n_errored = 0
-        self._progress = progress
-        self._queue: asyncio.Queue[Completion | None] = asyncio.Queue()
-        self._task = asyncio.create_task(self._run())
-
-    def put(self, completion: Completion) -> None:
-        """Hand over a completion; raises what writing an earlier one raised."""
-        if self._task.done():
-            self._task.result()
-        self._queue.put_nowait(completion)
-
-    async def close(self) -> None:
-        """Wait until all is written."""
-        self._queue.put_nowait(None)
-        await self._task
-
-    async def _run(self) -> None:
-        more = True
-        while more:
-            batch, more = await self._next()
-            if batch:
-                await asyncio.to_thread(self.session.append, batch)
-            self._n_done += len(batch)
-            self._n_errored += sum(c.status == "errored" for c in batch)
-            note = f"answers, {self._n_errored} errored" if self._n_errored else "answers"
-            self._progress(self._n_done, self._n_total, note)
-
-    async def _next(self) -> tuple[list[Completion], bool]:
-        """All that waits, at least one thing; and whether more may come."""
-        waiting = [await self._queue.get()]
-        while not self._queue.empty():
-            waiting.append(self._queue.get_nowait())
-        return [c for c in waiting if c is not None], None not in waiting
+def _is_own(completion: Completion, system: System) -> bool:
+    """Whether a completion is the system's answer, under its prompt contract."""
+    said = completion.answered_by, completion.prompt_contract
+    return completion.status == "answered" and said == (system.digest, system.prompt_contract)
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

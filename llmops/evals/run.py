@@ -1,103 +1,115 @@
-"""Running a suite: systems are loaded, asked, scored, and leave one report each.
+"""Running suites: systems are loaded, asked, scored, and leave one report each for every suite.
 
-Reads the suite, the registry and an endpoint; writes the session's folder, the store (kind `completions`,
-reports) and the ledger (`report.stored`).
+Reads suites, the registry and an endpoint; writes the session's folder, the store (kind `completions`,
+reports), the ledger (`report.stored`) and the cache of answers.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from llmops.engines.completions import put_completions
 from llmops.engines.endpoint import Endpoint, EndpointStatus, Patience, System, engine_digest
 from llmops.engines.systems import load_adapters, system_of
-from llmops.errors import BadRequest, ConfigError, CouldNotRun, LlmopsError
-from llmops.evals.evidence import (
-    Result,
-    clusters_of,
-    completion_faults,
-    engine_fault,
-    leak_fault,
-    n_errored_cases,
-    results_of,
-    scores_of,
-)
+from llmops.errors import BadRequest, CouldNotRun, LlmopsError
+from llmops.evals.cache import AnswerCache
+from llmops.evals.evidence import engine_fault
 from llmops.evals.generate import Job, generate
-from llmops.evals.reports.comparison import Evaluated
+from llmops.evals.outcome import (
+    Taken,
+    evaluated,
+    show_in_tracker,
+    store_report,
+    write_metrics,
+)
+from llmops.evals.pace import MOST, Climb, Pace
+from llmops.evals.references import ReferenceTokens
 from llmops.evals.reports.files import PAGE_FILE, write_files
-from llmops.evals.session import Session, find_session, new_session
+from llmops.evals.session import Session, SessionSuite, find_session, new_session
 from llmops.evals.suite import Suite, load_suite
 from llmops.records import AdapterRecord, Report
 from llmops.registry.adapters import Registry
+from llmops.registry.bases import resolve_base
 from llmops.registry.names import name_states
-from llmops.schema import Progress, canonical_json, no_progress
-from llmops.settings import Workspace, now
+from llmops.schema import Progress, no_progress, short
+from llmops.settings import Workspace
 
-METRICS_FILE = "metrics.jsonl"
-
-log = logging.getLogger("llmops.evals")
+SLOW_FRAC = 0.25
+"""Share of the time that one answer may take after which the concurrency grows no more."""
 
 
 @dataclass(frozen=True)
 class EvalRequest:
     """What to evaluate: adapters by reference, beside the base and every champion of the same base.
 
-    `session` names one to go on with: what it has answers to is not asked again.
+    `session` names one to go on with: what it has answers to is not asked again. `concurrency` is how many questions
+    are under way, or `auto`: as many as make it faster, 256 at most. Without `cache` every question is asked.
     """
 
     endpoint: str
     adapters: tuple[str, ...] = ("latest",)
     session: str | None = None
-    concurrency: int = 16
+    concurrency: int | Literal["auto"] = "auto"
+    cache: bool = True
     patience: Patience = field(default_factory=Patience)
 
 
 def evaluate(
-    suite_path: Path, request: EvalRequest, workspace: Workspace, progress: Progress = no_progress
+    suites: Path | Sequence[Path],
+    request: EvalRequest,
+    workspace: Workspace,
+    progress: Progress = no_progress,
 ) -> list[Report]:
-    """Put a suite to the base, the champions and the adapters asked for; one report each, in that order.
+    """Put suites to the base, the champions and the adapters asked for, in one session.
 
-    Reports that are no evidence are stored too, with the reasons; errors below leave none.
+    One report for each suite and system, in that order. Reports that are no evidence are stored too, with the reasons;
+    errors below leave none.
 
     Raises:
-        BadRequest: the suite, an adapter or the session does not exist or does not fit.
-        InvalidEvidence: the suite's data was altered, or the endpoint refused an adapter.
+        BadRequest: a suite, an adapter or the session does not exist or does not fit.
+        InvalidEvidence: a suite's data was altered, or the endpoint refused an adapter.
         CouldNotRun: the endpoint does not answer, or went away; `session` in a next request goes on from
             there.
     """
     registry = Registry.of(workspace)
-    suite = load_suite(suite_path, registry)
-    adapters = _adapters(registry, request.adapters)
+    paths = [suites] if isinstance(suites, Path) else list(suites)
+    asked = _Asked(tuple(load_suite(path, registry) for path in paths), tuple(paths))
+    _require_own_names(asked.suites)
+    adapters = named_adapters(registry, request.adapters)
     session = find_session(workspace, request.session) if request.session else new_session(workspace)
-    with session.locked(), _noted(registry, session):
-        taken = asyncio.run(_take(suite, request, adapters, session, progress))
-        results = [_result(registry, taken, system, record) for system, record in taken.systems]
-        for result in results:
-            _store(registry, result.report)
-        _track(registry, workspace, taken, results)
-        _write_metrics(session, results)
-        write_files(session.folder, [Evaluated(suite, tuple(results), str(suite_path))])
-    return [result.report for result in results]
+    with session.locked(), noted(registry, session.name):
+        taken = asyncio.run(_take(asked, request, _Systems(registry, workspace, adapters), session, progress))
+        found = [
+            evaluated(registry, taken, suite, path)
+            for suite, path in zip(asked.suites, asked.paths, strict=True)
+        ]
+        records = [record for _, record in taken.systems]
+        for one in found:
+            for result in one.results:
+                store_report(registry, result.report)
+            show_in_tracker(registry, workspace, records, one.results)
+        write_metrics(session, found)
+        write_files(session.folder, found)
+    return [result.report for one in found for result in one.results]
 
 
 @contextmanager
-def _noted(registry: Registry, session: Session) -> Iterator[None]:
-    """The session's start and end in the ledger, so that `llmops status` can say what is under way."""
-    registry.ledger.append("run.started", {"run": session.name})
+def noted(registry: Registry, session: str) -> Iterator[None]:
+    """A session's start and end in the ledger, so that `llmops status` can say what is under way."""
+    registry.ledger.append("run.started", {"run": session})
     try:
         yield
     except BaseException as error:
         with suppress(
             LlmopsError
         ):  # a full disk takes no event either, and the first error is the one to be seen
-            registry.ledger.append("run.failed", {"run": session.name, "error": type(error).__name__})
+            registry.ledger.append("run.failed", {"run": session, "error": type(error).__name__})
         raise
-    registry.ledger.append("run.finished", {"run": session.name})
+    registry.ledger.append("run.finished", {"run": session})
 
 
 def report_page(workspace: Workspace, session: str) -> Path:
@@ -106,18 +118,49 @@ def report_page(workspace: Workspace, session: str) -> Path:
 
 
 @dataclass(frozen=True)
-class _Taken:
-    """A finished session: who answered, on which engine, and what is wrong with it for all systems alike."""
+class _Asked:
+    """The suites of a session, and their files."""
 
-    suite: Suite
-    session: Session
-    status: EndpointStatus
-    systems: tuple[tuple[System, AdapterRecord | None], ...]
-    faults: tuple[str, ...]
+    suites: tuple[Suite, ...]
+    paths: tuple[Path, ...]
+
+    def entries(self, workspace: Workspace) -> list[SessionSuite]:
+        """As the session writes them down."""
+        root = workspace.root.resolve()
+        found = []
+        for suite, path in zip(self.suites, self.paths, strict=True):
+            whole = path.resolve()
+            place = whole.relative_to(root) if whole.is_relative_to(root) else whole
+            found.append(SessionSuite(suite.config.name, suite.digest, place.as_posix()))
+        return found
 
 
-def _adapters(registry: Registry, references: Sequence[str]) -> list[AdapterRecord]:
-    """The champions of the asked adapters' base, then the adapters themselves, each once and verified."""
+@dataclass(frozen=True)
+class _Systems:
+    """The adapters that answer beside their base, and where they are registered."""
+
+    registry: Registry
+    workspace: Workspace
+    adapters: Sequence[AdapterRecord]
+
+
+def _require_own_names(suites: Sequence[Suite]) -> None:
+    names = [suite.config.name for suite in suites]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice or not names:
+        what = (
+            f"two suites are called {twice}; give one of them another name" if twice else "no suite; name one"
+        )
+        raise BadRequest(f"eval: {what}")
+
+
+def named_adapters(registry: Registry, references: Sequence[str]) -> list[AdapterRecord]:
+    """The champions of the asked adapters' base, then the adapters themselves, each once and verified.
+
+    Raises:
+        BadRequest: none is named, one is not known, or they have different bases.
+        InvalidEvidence: the files of one were altered.
+    """
     if not references:
         raise BadRequest("eval: no adapter is named; name one, or `latest`")
     asked = [registry.adapter(reference) for reference in references]
@@ -139,31 +182,49 @@ def _adapters(registry: Registry, references: Sequence[str]) -> list[AdapterReco
 
 
 async def _take(
-    suite: Suite,
-    request: EvalRequest,
-    adapters: Sequence[AdapterRecord],
-    session: Session,
-    progress: Progress,
-) -> _Taken:
+    asked: _Asked, request: EvalRequest, systems: _Systems, session: Session, progress: Progress
+) -> Taken:
     """Load the systems, generate, and compare the engine before and after."""
-    async with Endpoint(request.endpoint, request.concurrency, request.patience) as endpoint:
-        await load_adapters(endpoint, adapters, progress)
+    fixed = None if request.concurrency == "auto" else request.concurrency
+    async with Endpoint(request.endpoint, fixed or MOST, request.patience) as endpoint:
+        await load_adapters(endpoint, systems.adapters, progress)
         before = await endpoint.status()
-        systems = _systems(before, adapters)
-        begun = session.begin(suite.config.name, suite.digest, before.engine)
-        job = Job(suite, tuple(s for s, _ in systems), engine_digest(before.engine), request.concurrency)
-        await generate(endpoint, job, session, progress)
+        answering = _answering(before, systems.adapters)
+        begun = session.begin(asked.entries(systems.workspace), before.engine)
+        job = Job(
+            asked.suites,
+            tuple(s for s, _ in answering),
+            engine_digest(before.engine),
+            AnswerCache.of(systems.workspace) if request.cache else None,
+            _references(asked.suites, systems, before),
+        )
+        pace = Pace(Climb(fixed), SLOW_FRAC * request.patience.answer_s)
+        await generate(endpoint, job, session, pace, progress)
         after = await _status_after(endpoint, session)
     faults = engine_fault(begun.engine, before.engine, "since the session began")
     faults += engine_fault(before.engine, after.engine, "during the session")
-    return _Taken(suite, session, before, systems, tuple(faults))
+    return Taken(session, before, answering, tuple(faults))
 
 
-def _systems(
+def _answering(
     status: EndpointStatus, adapters: Sequence[AdapterRecord]
 ) -> tuple[tuple[System, AdapterRecord | None], ...]:
     """The base first, then the adapters, by their names at the endpoint."""
     return ((status.base, None), *((system_of(record, status), record) for record in adapters))
+
+
+def _references(suites: Sequence[Suite], systems: _Systems, status: EndpointStatus) -> ReferenceTokens | None:
+    """What turns references into tokens, where a suite needs their log-probabilities."""
+    if not any(suite.needs_reference_logprobs for suite in suites):
+        return None
+    base = resolve_base(systems.adapters[0].base_ref)
+    if base.digest != status.base.digest:
+        raise BadRequest(
+            f"base model {base.ref}: is {short(base.digest)} on this machine, the endpoint serves "
+            f"{short(status.base.digest)}; fetch the one it serves"
+        )
+    contracts = {record.model_name: systems.registry.contract(record) for record in systems.adapters}
+    return ReferenceTokens(base.path, {status.base.model: base.contract, **contracts})
 
 
 async def _status_after(endpoint: Endpoint, session: Session) -> EndpointStatus:
@@ -171,67 +232,3 @@ async def _status_after(endpoint: Endpoint, session: Session) -> EndpointStatus:
         return await endpoint.status()
     except CouldNotRun as error:
         raise CouldNotRun(f"{error}; all answers are kept, finish with --resume {session.name}") from error
-
-
-def _result(registry: Registry, taken: _Taken, system: System, record: AdapterRecord | None) -> Result:
-    suite, kept = taken.suite, taken.session.completions()
-    n = suite.config.samples
-    samples = tuple(tuple(kept[case.digest, system.model, i] for i in range(n)) for case in suite.cases)
-    scores = scores_of(suite.metrics, suite.cases, samples)
-    faults = list(taken.faults) + completion_faults(
-        samples, system.digest, system.prompt_contract, suite.config.max_errored_frac
-    )
-    if record is not None:
-        faults += leak_fault(registry, record, suite.cases)
-    report = Report(
-        suite=suite.config.name,
-        suite_digest=suite.digest,
-        system=system.model,
-        model=system.digest,
-        base=taken.status.base.digest,
-        prompt_contract=system.prompt_contract,
-        engine=taken.status.engine,
-        session=taken.session.name,
-        decoding=suite.config.decoding.model_dump(mode="json"),
-        cases=suite.cases_digest,
-        completions=put_completions(registry.store, suite.cases, [c for own in samples for c in own]),
-        n_cases=len(suite.cases),
-        n_samples=n,
-        n_errored=n_errored_cases(samples),
-        metrics=results_of(scores, clusters_of(suite.clusters, samples)),
-        invalid=tuple(faults),
-        created_at=now(),
-    )
-    return Result(report, samples, scores)
-
-
-def _store(registry: Registry, report: Report) -> None:
-    digest = registry.store.put_record(report)
-    body = {"report": digest, "suite": report.suite, "model": report.model, "session": report.session}
-    registry.ledger.append("report.stored", body)
-
-
-def _track(registry: Registry, workspace: Workspace, taken: _Taken, results: Sequence[Result]) -> None:
-    """Show each adapter's figures beside its training run; a tracker that is not there takes nothing from a report."""
-    from llmops.tracking import log_report_metrics
-
-    for (_, record), result in zip(taken.systems, results, strict=True):
-        run = registry.lineage(record).tracking_run if record else None
-        if run is None or not result.report.metrics:
-            continue
-        suite = result.report.suite
-        figures = {f"eval/{suite}/{name}": m.value for name, m in result.report.metrics.items()}
-        try:
-            log_report_metrics(workspace, run, figures)
-        except ConfigError as error:
-            log.warning("%s: figures are not shown in the tracker: %s", result.report.system, error)
-
-
-def _write_metrics(session: Session, results: Sequence[Result]) -> None:
-    """One line a system and metric, each with its signature."""
-    lines = [
-        {"system": r.report.system, "metric": name, **asdict(metric), "report": r.report.digest()}
-        for r in results
-        for name, metric in r.report.metrics.items()
-    ]
-    (session.folder / METRICS_FILE).write_bytes(b"".join(canonical_json(line) + b"\n" for line in lines))

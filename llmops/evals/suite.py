@@ -73,6 +73,16 @@ class Suite:
     metrics: tuple[Metric, ...]
 
     @property
+    def needs_reference_logprobs(self) -> bool:
+        """Whether a metric reads the log-probability of references."""
+        return any(metric.needs_reference_logprobs for metric in self.metrics)
+
+    @property
+    def needs_latency(self) -> bool:
+        """Whether a metric reads how long answers took, which only answers of this session say."""
+        return any(metric.needs_latency for metric in self.metrics)
+
+    @property
     def cases_digest(self) -> str:
         """Digest over the ordered case digests, as reports carry it."""
         return digest_of([case.digest for case in self.cases])

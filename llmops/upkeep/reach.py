@@ -29,6 +29,7 @@ _NAMED_BY_EVENTS: Mapping[str, Mapping[str, str]] = {
     },
     "adapter.exported": {"merged": "merged"},
     "report.stored": {"report": "report_record"},
+    "lm_eval.stored": {"artifact": "lm_eval"},
     "campaign.opened": {"campaign": "campaign_record", "items": "items"},
     "preferences.snapshotted": {"preferences": "preferences_record", "artifact": "preferences"},
     "decision.made": {"decision": "decision_record"},

@@ -65,7 +65,7 @@ class Room:
         return register(self.registry, self.base, write_adapter(self.folder / f"{name}-{seed}", seed), name)
 
     def run(self, counterpart: Counterpart, suite: Path | None = None, **request: Any) -> list[Report]:
-        request = {"concurrency": 8, "patience": Patience(answer_s=10, retry_s=3), **request}
+        request = {"concurrency": 8, "cache": False, "patience": Patience(answer_s=10, retry_s=3), **request}
         return evaluate(suite or self.suite(), EvalRequest(counterpart.url, **request), self.workspace)
 
 

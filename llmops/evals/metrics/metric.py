@@ -54,7 +54,7 @@ class Metric:
     cases' scores, `corpus` where it is `resampled` of their summed statistics ([R, S] -> [R]). `signature` names all
     that could change the number; `digest` covers files that it reads (a schema, a function), "" without any. A metric
     in points lies between 0 and 100; others have no bounds. Where one has `needs_reference_logprobs`, every completion
-    of the suite carries `reference_logprob` and `n_reference_tokens`.
+    of the suite carries `reference_logprob` and `n_reference_tokens`; where one has `needs_latency`, none is cached.
     """
 
     name: str
@@ -66,6 +66,7 @@ class Metric:
     unit: str = POINTS
     needs_references: bool = True
     needs_reference_logprobs: bool = False
+    needs_latency: bool = False
     digest: str = ""
 
 
