@@ -30,6 +30,7 @@ EventKind = Literal[
     "adapter.proved",
     "adapter.exported",
     "adapter.pushed",
+    "gate.declared",
     "report.stored",
     "lm_eval.stored",
     "campaign.opened",

@@ -86,6 +86,11 @@ class Workspace:
         return self.root / "evals" / "suites"
 
     @property
+    def gates(self) -> Path:
+        """Folder of the gates that `llmops eval` declares before it asks anything."""
+        return self.root / "evals" / "gates"
+
+    @property
     def logs(self) -> Path:
         """Folder of the gateway's request log and the engines' output."""
         return self.state / "logs"

@@ -59,8 +59,9 @@ def decide(
     )
     check = Check("rougeL", "superior", 0.0, 27.0, 14.8, 12.2, 9.7, 14.7, 0.95, 1, verdict, None, "paired t")
     decision = Decision(
-        gate="g", gate_digest="0" * 64, public_name=public_name, candidate=candidate.adapter, baseline=other,
-        base=candidate.base, reports=reports, engine=engine, verdict=verdict, checks=(check,), reasons=(),
+        gate="g", gate_digest="0" * 64, gate_declared=1, public_name=public_name, candidate=candidate.adapter,
+        baseline=other, champion=None if other == candidate.base else other, base=candidate.base, reports=reports,
+        engine=engine, verdict=verdict, checks=(check,), reasons=(),
         ratings=None, n_approvals=0, created_at=now(),
     )  # fmt: skip
     body = {

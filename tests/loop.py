@@ -58,9 +58,9 @@ name: docs
 public_name: docs
 suite: suite.yaml
 min_cases: 20
-checks:
-  - {{metric: rougeL, kind: {kind}, {bound}}}
-  - {{metric: exact_match, kind: non_inferior, margin: 20}}
+primary: {{metric: rougeL, kind: {kind}, {bound}}}
+guardrails:
+  - {{metric: exact_match, margin: 20}}
 """
 
 SECOND_RECIPE = """\
@@ -100,8 +100,8 @@ name: docs-rated
 public_name: docs
 suite: suite.yaml
 min_cases: 20
-checks:
-  - {{metric: rougeL, kind: non_inferior, margin: 20}}
+guardrails:
+  - {{metric: rougeL, margin: 20}}
 ratings:
   campaign: docs-gate
   min_items: {min_items}

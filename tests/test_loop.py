@@ -66,7 +66,7 @@ def test_the_loop_from_rows_to_rollback(loop: Loop) -> None:
     assert refused.code == 4
     assert "no gate decision" in refused.err
 
-    evaluated = loop.llmops("eval", "suite.yaml").out
+    evaluated = loop.llmops("eval", "suite.yaml", "--gate", "gate.yaml", "--gate", "keep.yaml").out
     assert re.search(r"^base@[0-9a-f]{12} +24 ", evaluated, re.MULTILINE)
     assert re.search(rf"^{first} +24 ", evaluated, re.MULTILINE)
     decided = loop.llmops("gate", "check", "gate.yaml")
@@ -84,7 +84,7 @@ def test_the_loop_from_rows_to_rollback(loop: Loop) -> None:
     loop.llmops("finetune", "second.yaml")
     second = _adapters(loop)[-1]
     assert second != first
-    loop.llmops("eval", "suite.yaml")
+    loop.llmops("eval", "suite.yaml", "--gate", "gate.yaml", "--gate", "keep.yaml")
     assert (
         loop.llmops("gate", "check", "keep.yaml")
         .out.splitlines()[-1]
@@ -110,7 +110,7 @@ def test_the_loop_from_rows_to_rollback(loop: Loop) -> None:
 def test_a_worse_adapter_fails_the_gate_and_moves_nothing(loop: Loop) -> None:
     loop.llmops("finetune", "worse.yaml")
     worse = _adapters(loop)[-1]
-    loop.llmops("eval", "suite.yaml")
+    loop.llmops("eval", "suite.yaml", "--gate", "gate.yaml", "--gate", "keep.yaml")
     decided = loop.llmops("gate", "check", "keep.yaml", check=False)
     assert decided.code == 1
     assert decided.out.splitlines()[-1].startswith(f"FAIL  docs: {worse[5:]} against ")
@@ -140,7 +140,7 @@ def test_adapter_from_elsewhere_is_imported_evaluated_gated_and_served(loop: Loo
     foreign = copy_with_other_weights(stored, tmp_path / "foreign", 1.01)
     loop.llmops("adapter", "import", str(foreign), "--base", str(loop.root / "base"), "--name", "foreign")
     imported = re.findall(r"foreign@[0-9a-f]{12}", loop.llmops("adapter", "list").out)[0]
-    loop.llmops("eval", "suite.yaml")
+    loop.llmops("eval", "suite.yaml", "--gate", "gate.yaml", "--gate", "keep.yaml")
     assert f"PASS  docs: {imported[8:]} against " in loop.llmops("gate", "check", "keep.yaml").out
     assert f"docs -> {imported}" in loop.llmops("release", "promote", NAME).out
     assert loop.answered_by(NAME, "add 3") == imported[8:]
@@ -149,7 +149,9 @@ def test_adapter_from_elsewhere_is_imported_evaluated_gated_and_served(loop: Loo
 
 
 def test_report_page_is_self_contained_and_shows_both_systems(loop: Loop) -> None:
-    out = loop.llmops("eval", "suite.yaml", "--adapter", _adapters(loop)[0]).out
+    out = loop.llmops(
+        "eval", "suite.yaml", "--gate", "gate.yaml", "--gate", "keep.yaml", "--adapter", _adapters(loop)[0]
+    ).out
     page = Path(re.search(r"^page +(.+)$", out, re.MULTILINE)[1]).read_text()  # type: ignore[index]
     assert _adapters(loop)[0] in page
     assert re.search(r"base@[0-9a-f]{12}", page)
@@ -213,7 +215,7 @@ def test_champion_moves_to_another_engine_by_new_evidence_alone(loop: Loop) -> N
     loop.llmops("serve", "serve.yaml", "--detach")
     name = json.loads(loop.llmops("status", "--json").out)["names"][0]
     assert "measured on dtype=float32, this engine has dtype=bfloat16" in name["not_serving"]
-    loop.llmops("eval", "suite.yaml", "--adapter", champion)
+    loop.llmops("eval", "suite.yaml", "--gate", "gate.yaml", "--gate", "keep.yaml", "--adapter", champion)
     loop.llmops("gate", "check", "gate.yaml", "--adapter", champion)
     assert f"docs -> {champion}" in loop.llmops("release", "promote", NAME).out
     assert loop.answered_by(NAME, "add 4") == champion[5:]

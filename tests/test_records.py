@@ -28,7 +28,7 @@ RECORDS = [
         "s", "d", "base@1", "m", "b", "p", ENGINE, "session", {"temperature": 0}, "c", "k", 1, 1, 0,
         {"bleu": MetricResult(1.0, 0.5, 1.5, 0.9, "sig")}, ("why",), "2026-01-01T00:00:00.000Z",
     ),
-    Decision("g", "d", "name", "c", "b", "b", ("r1", "r2"), ENGINE, "PASS", (CHECK,), (), None, 2,
+    Decision("g", "d", 1, "name", "c", "b", None, "b", ("r1", "r2"), ENGINE, "PASS", (CHECK,), (), None, 2,
         "2026-01-01T00:00:00.000Z"),
 ]  # fmt: skip
 

@@ -63,7 +63,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
     loop.llmops("finetune", "first.yaml")
     loop.llmops("serve", "serve.yaml", "--detach")
     try:
-        loop.llmops("eval", "suite.yaml")
+        loop.llmops("eval", "suite.yaml", "--gate", "gate.yaml", "--gate", "rated.yaml")
         loop.llmops("gate", "check", "gate.yaml")
         loop.llmops("release", "promote", NAME)
         yield loop
@@ -145,7 +145,7 @@ def test_votes_train_the_next_adapter_gate_it_and_it_is_served(loop: Loop) -> No
     lineage = json.loads(loop.llmops("adapter", "show", second, "--json").out)["lineage"]
     assert lineage["continues"].startswith(champion[5:])
 
-    loop.llmops("eval", "suite.yaml")
+    loop.llmops("eval", "suite.yaml", "--gate", "gate.yaml", "--gate", "rated.yaml")
     unrated = loop.llmops("gate", "check", "rated.yaml", check=False)
     assert unrated.code == 3
     assert "feedback open" in unrated.out

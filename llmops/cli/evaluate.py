@@ -58,6 +58,12 @@ def evaluate(
     resume: Annotated[
         str | None, typer.Option(help="Session to finish: answered cases are not asked again.")
     ] = None,
+    gate: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Gate that will decide, beside those in evals/gates/; declared before the first question."
+        ),
+    ] = None,
     concurrency: Annotated[
         str, typer.Option(help="Requests under way at once, 1 to 1024; auto: what is fastest, up to 256.")
     ] = "auto",
@@ -86,6 +92,7 @@ def evaluate(
         session=resume,
         concurrency=_concurrency(concurrency),
         cache=not no_cache,
+        gates=tuple(gate or ()),
     )
     with progress("eval") as report:
         reports = run(suites, request, workspace, report)

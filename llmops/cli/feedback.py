@@ -203,17 +203,19 @@ def _open_gate(registry: Registry, config: GateCampaign, folder: Path, adapter: 
     """Resolve the gate's file and its suite as they are now, and open the campaign on its newest reports."""
     from llmops.data import find_snapshot
     from llmops.data.cases import DatasetCases
-    from llmops.evals.gate import load_gate
+    from llmops.evals.gate import baseline_of, load_gate
     from llmops.evals.suite import load_suite
     from llmops.feedback.open import Comparison, open_from_reports
 
     path = folder / config.gate
     gate = load_gate(path)
-    suite = load_suite(path.parent / gate.suite, registry)
+    shown = gate.ratings.suite if gate.ratings and gate.ratings.suite else gate.first
+    suite = load_suite(path.parent / gate.files[shown], registry)
     cases, dataset = suite.config.cases, None
     if isinstance(cases, DatasetCases):
         dataset = find_snapshot(registry.store, registry.ledger, cases.name).digest()
-    about = Comparison(gate.public_name, suite.config.name, suite.digest, dataset)
+    baseline = baseline_of(registry, gate, registry.adapter(adapter))
+    about = Comparison(baseline, suite.config.name, suite.digest, dataset)
     return open_from_reports(registry, config, about, adapter)
 
 

@@ -1,7 +1,8 @@
-"""`llmops gate`: decide about a candidate on the evidence of reports."""
+"""`llmops gate`: declare gates, decide about a candidate on the evidence of reports, plan and calibrate before that."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,19 +11,20 @@ import typer
 from llmops.cli import ci
 from llmops.cli.consent import approvals_in_words, votes_in_words
 from llmops.cli.output import as_json, table
-from llmops.errors import VERDICT_EXIT_CODES
+from llmops.errors import VERDICT_EXIT_CODES, LlmopsError
 from llmops.records import Check, Decision
 from llmops.registry.adapters import Registry
-from llmops.registry.approvals import find_decision
+from llmops.registry.approvals import approvals_of, find_decision
 from llmops.schema import short
 from llmops.settings import find_workspace
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Decide about a candidate on evidence.")
+Gate = Annotated[Path, typer.Argument(help="A gate such as evals/gates/docstrings.yaml.")]
 
 
 @app.command()
 def check(
-    gate: Annotated[Path, typer.Argument(help="A gate such as evals/gates/docstrings.yaml.")],
+    gate: Gate,
     adapter: Annotated[str, typer.Option(help="The candidate.")] = "latest",
     session: Annotated[
         str | None, typer.Option(help="The evaluation to decide on; default: the newest.")
@@ -49,6 +51,23 @@ def check(
 
 
 @app.command()
+def declare(
+    gate: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Gates beside those in evals/gates/, which are always declared."),
+    ] = None,
+) -> None:
+    """Write each gate's name and digest into the ledger; `llmops eval` does so by itself before the first question."""
+    from llmops.evals.gate import declare_gates
+
+    workspace = find_workspace()
+    gates = declare_gates(workspace, Registry.of(workspace).ledger, gate or ())
+    typer.echo(
+        table(("gate", "digest", "name"), [(g.name, short(d), g.public_name) for d, g in gates.items()])
+    )
+
+
+@app.command()
 def show(
     decision: Annotated[
         str, typer.Argument(help="`latest`, a public name, or the start of a decision's digest.")
@@ -60,12 +79,70 @@ def show(
     print_decision(registry, find_decision(registry, decision), json)
 
 
+@app.command()
+def explain(
+    decision: Annotated[
+        str, typer.Argument(help="`latest`, a public name, or the start of a decision's digest.")
+    ] = "latest",
+) -> None:
+    """Say in one paragraph what a decision stands on, what was found and what is missing."""
+    from llmops.evals.gate.explain import explain as in_words
+
+    registry = Registry.of(find_workspace())
+    found = find_decision(registry, decision)
+
+    def name_of(digest: str) -> str:
+        try:
+            return registry.adapter(digest).model_name
+        except LlmopsError:
+            return f"model {short(digest)}"
+
+    typer.echo(in_words(found, name_of, len(approvals_of(registry, found.digest()))))
+
+
+@app.command()
+def plan(
+    gate: Gate,
+    pilot: Annotated[
+        str | None, typer.Option(help="Session whose spread to plan by; default: the newest, or none.")
+    ] = None,
+    adapter: Annotated[str, typer.Option(help="The candidate of the pilot.")] = "latest",
+    effect: Annotated[
+        float | None, typer.Option(help="True difference to plan goals for; default: the pilot's.")
+    ] = None,
+    win_rate: Annotated[
+        float, typer.Option(min=0, max=100, help="True win rate to plan votes for, in %.")
+    ] = 60.0,
+    ties: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of rated items that end in a tie.")
+    ] = 0.3,
+    json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Cases and rated items that each check needs at 80, 90 and 95 % power, before GPU or rater time is spent."""
+    from llmops.evals.gate.plan import POWERS, Assumptions
+    from llmops.evals.gate.plan import plan as needs
+
+    registry = Registry.of(find_workspace())
+    found = needs(registry, gate, pilot, adapter, Assumptions(effect, win_rate, ties))
+    if json:
+        as_json([asdict(row) for row in found])
+        return
+    head = ("check", "limit", "true difference", "sd", *(f"{100 * p:.0f} %" for p in POWERS), "of", "from")
+    rows = [
+        (row.check, f"{row.limit:+.4g}", f"{row.assumed:+.4g}", f"{row.sd:.4g}",
+         *(f"{n:,}" if n else "-" for n in row.needed.values()), row.unit, row.basis)
+        for row in found
+    ]  # fmt: skip
+    typer.echo(table(head, rows))
+
+
 def print_decision(registry: Registry, decision: Decision, json: bool) -> None:
     """Print a decision check by check, with its votes and approvals, or as JSON."""
     if json:
         as_json(decision.to_dict())
         return
-    rows = [_row(check, decision.ratings is not None) for check in decision.checks]
+    many = len({check.suite for check in decision.checks if check.role != "votes"}) > 1
+    rows = [_row(check, decision.ratings is not None, many) for check in decision.checks]
     if rows:
         typer.echo(
             table(("metric", "baseline -> candidate", "difference", "must be", "verdict", "cases"), rows)
@@ -82,14 +159,19 @@ def print_decision(registry: Registry, decision: Decision, json: bool) -> None:
     )
 
 
-def _row(check: Check, counted: bool) -> tuple[str, ...]:
+def _row(check: Check, counted: bool, many_suites: bool) -> tuple[str, ...]:
     """One line of the table; votes that are not all in show no number."""
+    name = f"{check.suite} {check.metric}" if many_suites and check.suite else check.metric
+    name += f" [{check.group}]" if check.group else ""
     n = f"{check.n_cases}" + (f" of {check.n_needed} needed" if check.n_needed else "")
+    places = 1 if check.unit == "points" else 3
+    beyond = ">" if check.better == "higher" else "<"
     if check.kind == "at_most":
-        share = f"{check.difference:.1f} % [{check.low:.1f}, {check.high:.1f}]"
-        return check.metric, f"{check.candidate:.1f}", share, f"< {check.threshold:g}", check.verdict, n
-    systems = f"{check.baseline:.1f} -> {check.candidate:.1f}"
-    difference = f"{check.difference:+.2f} [{check.low:+.2f}, {check.high:+.2f}]"
+        share = f"{check.difference:.{places}f} [{check.low:.{places}f}, {check.high:.{places}f}]"
+        return name, f"{check.candidate:.{places}f}", share, f"< {check.threshold:g}", check.verdict, n
+    systems = f"{check.baseline:.{places}f} -> {check.candidate:.{places}f}"
+    places += 1
+    difference = f"{check.difference:+.{places}f} [{check.low:+.{places}f}, {check.high:+.{places}f}]"
     if check.metric == "win_rate" and not counted:
         systems, difference = f"{check.baseline:.1f} -> ?", "not counted yet"
-    return check.metric, systems, difference, f"> {check.threshold:+g}", check.verdict, n
+    return name, systems, difference, f"{beyond} {check.threshold:+.4g}", check.verdict, n

@@ -76,7 +76,7 @@ def _steps(paths: Paths, public_name: str, port: int | None) -> list[Step]:
         Step("build the data", ("data", "build", str(paths.data)), 5),
         Step("fine-tune", ("finetune", str(paths.recipe)), 200),
         Step("serve", serve, 8),
-        Step("evaluate base and adapter", ("eval", str(paths.suite)), 230),
+        Step("evaluate base and adapter", ("eval", str(paths.suite), "--gate", str(paths.gate)), 230),
         Step("decide", ("gate", "check", str(paths.gate)), 2),
         Step("release", ("release", "promote", public_name), 1),
     ]

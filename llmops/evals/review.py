@@ -43,6 +43,7 @@ class Evidence:
     """
 
     reports: tuple[str, str]
+    session: str
     engine: EngineSignature | None
     paired: Paired | None
     faults: tuple[str, ...]
@@ -59,27 +60,27 @@ def review(
         InvalidEvidence: there is no such pair.
     """
     name = load_yaml(suite_path, SuiteConfig).name
-    digests = _find(registry, name, (candidate.adapter, baseline), session)
+    digests, session = _find(registry, name, (candidate.adapter, baseline), session)
     faults: list[str] = []
     reports = [_report(registry, digest, faults) for digest in digests]
     theirs, ours = reports[1], reports[0]
     if ours is None or theirs is None:
-        return Evidence(digests, None, None, tuple(faults))
+        return Evidence(digests, session, None, None, tuple(faults))
     faults += _disagreements(ours, theirs)
     faults += [f"report of {r.system}: {reason}" for r in (ours, theirs) for reason in r.invalid]
     faults += _candidate_faults(registry, candidate, ours)
     suite = _suite(registry, suite_path, ours, faults)
     engine = ours.engine if ours.engine == theirs.engine else None
     if suite is None or faults:
-        return Evidence(digests, engine, None, tuple(dict.fromkeys(faults)))
+        return Evidence(digests, session, engine, None, tuple(dict.fromkeys(faults)))
     faults += leak_fault(registry, candidate, suite.cases)
     completions = [_completions(registry, suite, report, faults) for report in (theirs, ours)]
     if faults:
-        return Evidence(digests, engine, None, tuple(faults))
+        return Evidence(digests, session, engine, None, tuple(faults))
     paired = pair(suite.metrics, suite.cases, completions[0], completions[1], suite.clusters)
     if paired is None:
         faults.append("fewer than 2 cases were answered by both systems")
-    return Evidence(digests, engine, paired, tuple(faults), _answers(suite, *completions))
+    return Evidence(digests, session, engine, paired, tuple(faults), _answers(suite, *completions))
 
 
 def _answers(suite: Suite, theirs: list[Samples], ours: list[Samples]) -> dict[str, tuple[str, str]]:
@@ -90,8 +91,10 @@ def _answers(suite: Suite, theirs: list[Samples], ours: list[Samples]) -> dict[s
     }
 
 
-def _find(registry: Registry, suite: str, models: tuple[str, str], session: str | None) -> tuple[str, str]:
-    """Report digests of both models (candidate first) from the newest session that evaluated the candidate."""
+def _find(
+    registry: Registry, suite: str, models: tuple[str, str], session: str | None
+) -> tuple[tuple[str, str], str]:
+    """Report digests of both models (candidate first), and the newest session that evaluated the candidate."""
     events = [e for e in registry.ledger.events("report.stored") if e.body["suite"] == suite]
     mine = [e for e in events if e.body["model"] == models[0] and session in (None, e.body["session"])]
     if not mine:
@@ -103,9 +106,10 @@ def _find(registry: Registry, suite: str, models: tuple[str, str], session: str 
     theirs = [e for e in events if e.body["model"] == models[1] and e.body["session"] == chosen]
     if not theirs:
         raise InvalidEvidence(
-            f"gate: session {chosen} has no report of the baseline {short(models[1])}; run `llmops eval` again"
+            f"gate: session {chosen} has no report of the baseline {short(models[1])}; run `llmops eval` again, "
+            "with --adapter for one that is neither base nor champion"
         )
-    return _digest(mine[-1]), _digest(theirs[-1])
+    return (_digest(mine[-1]), _digest(theirs[-1])), chosen
 
 
 def _digest(event: Event) -> str:

@@ -18,6 +18,7 @@ from llmops.engines.systems import load_adapters, system_of
 from llmops.errors import BadRequest, CouldNotRun, LlmopsError
 from llmops.evals.cache import AnswerCache
 from llmops.evals.evidence import engine_fault
+from llmops.evals.gate.declare import declare_gates
 from llmops.evals.generate import Job, generate
 from llmops.evals.outcome import (
     Taken,
@@ -48,6 +49,7 @@ class EvalRequest:
 
     `session` names one to go on with: what it has answers to is not asked again. `concurrency` is how many questions
     are under way, or `auto`: as many as make it faster, 256 at most. Without `cache` every question is asked.
+    `gates` are declared before the first question, with those of `evals/gates/`.
     """
 
     endpoint: str
@@ -55,6 +57,7 @@ class EvalRequest:
     session: str | None = None
     concurrency: int | Literal["auto"] = "auto"
     cache: bool = True
+    gates: tuple[Path, ...] = ()
     patience: Patience = field(default_factory=Patience)
 
 
@@ -76,6 +79,7 @@ def evaluate(
             there.
     """
     registry = Registry.of(workspace)
+    declare_gates(workspace, registry.ledger, request.gates)
     paths = [suites] if isinstance(suites, Path) else list(suites)
     asked = _Asked(tuple(load_suite(path, registry) for path in paths), tuple(paths))
     _require_own_names(asked.suites)

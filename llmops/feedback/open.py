@@ -18,7 +18,6 @@ from llmops.ratings.book import RatingBook
 from llmops.ratings.campaigns import campaigns, is_closed, open_campaign, put_items
 from llmops.records import AdapterRecord, Campaign, Case, Completion, Dropped, EngineSignature, Item, Report
 from llmops.registry.adapters import Registry
-from llmops.registry.names import name_state
 from llmops.schema import JsonDict, short
 from llmops.settings import now
 
@@ -30,9 +29,9 @@ Pair = tuple[Case, Completion, Completion]
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a gate's file comes to: whose champion is the baseline, and the suite as it is now."""
+    """What a gate's file comes to: the baseline, and the suite as it is now."""
 
-    public_name: str
+    baseline: str  # digest
     suite: str
     suite_digest: str
     dataset: str | None  # DatasetSnapshot digest of the suite's cases; None for file cases
@@ -63,7 +62,7 @@ def open_from_reports(
     """
     require_free_name(registry, file.name)
     candidate = registry.adapter(adapter)
-    baseline = name_state(registry, about.public_name).baseline_for(candidate.adapter, candidate.base)
+    baseline = about.baseline
     reports = _reports(registry, about, candidate, baseline)
     ours, theirs = (load_answers(registry.store, report) for report in reports)
     _require_own(reports[0], [c for _, c in ours])

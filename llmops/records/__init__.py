@@ -24,7 +24,7 @@ from llmops.records.models import (
     RewardProbes,
 )
 from llmops.records.quality import CheckResult, EvalText, Offence, QualityReport
-from llmops.records.release import Approval, Check, Decision, Release, Verdict
+from llmops.records.release import Approval, Check, CheckKind, Decision, Release, Role, Verdict
 
 __all__ = [
     "AdapterRecord",
@@ -33,6 +33,7 @@ __all__ = [
     "Campaign",
     "Case",
     "Check",
+    "CheckKind",
     "CheckResult",
     "Choice",
     "Completion",
@@ -58,6 +59,7 @@ __all__ = [
     "Release",
     "Report",
     "RewardProbes",
+    "Role",
     "Row",
     "ToolCall",
     "Verdict",

@@ -223,16 +223,20 @@ def require_passing(decision: Decision, name: str) -> None:
 
 
 def require_same_baseline(decision: Decision, state: NameState) -> None:
-    """Refuse a decision whose baseline is no longer the champion (the base, while there is none).
+    """Refuse a decision that was made while the name stood for another adapter.
+
+    One against the base also serves the champion it is about: that is evidence of the same adapter on the same engine.
 
     Raises:
         ReleaseRefused: the champion has changed since.
     """
-    champion = state.baseline_for(decision.candidate, decision.base)
-    if decision.baseline != champion:
+    champion = state.champion_adapter
+    about_itself = champion == decision.candidate and decision.baseline == decision.base
+    if champion != decision.champion and not about_itself:
         raise ReleaseRefused(
-            f"release {state.name}: decided against {short(decision.baseline)}, "
-            f"but the champion is now {short(champion)}; evaluate again and run `llmops gate check`"
+            f"release {state.name}: decided against {short(decision.baseline)}, but the champion is now "
+            f"{short(state.baseline_for(decision.candidate, decision.base))}; evaluate again and run "
+            "`llmops gate check`"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from tests.evals.counterpart import Counterpart, Fault, served
 from tests.evidence import engine_of, register
 
 N_CASES = 100
+BETTER = {"metric": "exact_match", "kind": "superior", "by": 0}
+NO_WORSE = {"metric": "exact_match", "margin": 5}
 Script = Callable[[str, str, int], str | Fault]
 
 
@@ -38,6 +40,7 @@ class Room:
     folder: Path
     adapter: AdapterRecord
     serve: Callable[[Script], Counterpart]
+    planned: list[Path] = field(default_factory=list)
 
     def suite(self, **settings: Any) -> Path:
         """Write a suite over the gate pool; settings replace the usual ones."""
@@ -51,22 +54,35 @@ class Room:
         return write(self.workspace.root / "suite.yaml", config)
 
     def gate(self, *checks: dict[str, Any], **settings: Any) -> Path:
-        """Write a gate on the suite."""
-        config = {
-            "name": "gate",
-            "public_name": "docs",
-            "suite": "suite.yaml",
-            "checks": list(checks),
-            **settings,
-        }
-        return write(self.workspace.root / "gate.yaml", config)
+        """Write a gate on the suite; it can decide about runs that it was planned for."""
+        return write(self.workspace.root / "gate.yaml", gate_config(*checks, **settings))
+
+    def plan(self, *checks: dict[str, Any], **settings: Any) -> None:
+        """Declare such a gate before whatever is run from now on."""
+        path = self.workspace.root / f"planned-{len(self.planned)}.yaml"
+        self.planned.append(write(path, gate_config(*checks, **settings)))
 
     def new_adapter(self, name: str, seed: int) -> AdapterRecord:
         return register(self.registry, self.base, write_adapter(self.folder / f"{name}-{seed}", seed), name)
 
     def run(self, counterpart: Counterpart, suite: Path | None = None, **request: Any) -> list[Report]:
-        request = {"concurrency": 8, "cache": False, "patience": Patience(answer_s=10, retry_s=3), **request}
+        request = {
+            "concurrency": 8, "cache": False, "patience": Patience(answer_s=10, retry_s=3),
+            "gates": tuple(self.planned), **request,
+        }  # fmt: skip
         return evaluate(suite or self.suite(), EvalRequest(counterpart.url, **request), self.workspace)
+
+
+def gate_config(*checks: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    """A gate on the suite: checks with a kind are the primary metric, others guardrails; BETTER when there is none."""
+    primary = [check for check in checks if "kind" in check]
+    guardrails = [check for check in checks if "kind" not in check]
+    asked: dict[str, Any] = {"primary": primary[0]} if primary else {}
+    asked |= {"guardrails": guardrails} if guardrails else {}
+    if not asked and not settings.keys() & {"any_improved", "slices", "gaps", "pairs"}:
+        asked = {"primary": BETTER}
+    places = {} if "suites" in settings else {"suite": "suite.yaml"}
+    return {"name": "gate", "public_name": "docs", **places, **asked, **settings}
 
 
 def write(path: Path, value: Any) -> Path:
@@ -112,7 +128,10 @@ def room(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iter
             records = {r.adapter: r for r in registry.adapters()}
             return stack.enter_context(served(Counterpart(base, engine_of(base), records, script)))
 
-        yield Room(workspace, registry, base, folder, adapter, serve)
+        room = Room(workspace, registry, base, folder, adapter, serve)
+        room.plan(BETTER)
+        room.plan(NO_WORSE)
+        yield room
 
 
 def right(prompt: str) -> str:

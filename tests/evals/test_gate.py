@@ -13,18 +13,18 @@ import pytest
 from llmops import stats
 from llmops.data import find_snapshot
 from llmops.errors import BadRequest, ConfigError, InvalidEvidence
-from llmops.evals.gate import GateConfig, check_gate, gate_digest, load_gate, overall
-from llmops.evals.suite import load_suite
+from llmops.evals.gate import GateConfig, check_gate, load_gate, overall
+from llmops.evals.metrics.config import resolve_metrics
+from llmops.evals.suite import SuiteConfig, load_suite
 from llmops.records import Check, Decision, Report
 from llmops.registry.adapters import NewAdapter
 from llmops.registry.releases import request_promotion
-from tests.evals.conftest import N_CASES, Room, build_questions, right, write, write_adapter
+from llmops.settings import load_yaml
+from tests.evals.conftest import BETTER, N_CASES, NO_WORSE, Room, build_questions, right, write, write_adapter
 from tests.evals.counterpart import Fault
 from tests.evidence import LINEAGE, NO_PROBES, activate
 
 GATES = Path(__file__).parents[2] / "evals" / "gates"
-BETTER = {"metric": "exact_match", "kind": "superior", "by": 0}
-NO_WORSE = {"metric": "exact_match", "kind": "non_inferior", "margin": 5}
 
 
 def answer(room: Room, base: range, tuned: range) -> list[Report]:
@@ -72,6 +72,7 @@ def invalid(room: Room) -> tuple[str, ...]:
 def test_verdict_follows_the_known_difference(
     room: Room, base: range, tuned: range, check: dict[str, Any], verdict: str
 ) -> None:
+    room.plan(check)
     answer(room, base, tuned)
     decision = decide(room, check)
     (line,) = decision.checks
@@ -96,6 +97,7 @@ def test_inconclusive_says_how_many_cases_are_needed_and_that_many_would_pass(ro
 
 
 def test_fewer_cases_than_the_gate_asks_for_decide_nothing(room: Room) -> None:
+    room.plan(BETTER, min_cases=150)
     answer(room, range(0), range(100))
     decision = decide(room, BETTER, min_cases=150)
     assert decision.verdict == "INCONCLUSIVE"
@@ -104,11 +106,13 @@ def test_fewer_cases_than_the_gate_asks_for_decide_nothing(room: Room) -> None:
 
 
 def test_one_failing_check_fails_the_gate_and_one_open_check_leaves_it_open(room: Room) -> None:
-    answer(room, range(40), range(70))
     fails, is_open = {**BETTER, "by": 45}, {**BETTER, "by": 28}
+    for primary in (BETTER, is_open, fails):
+        room.plan(primary, NO_WORSE)
+    answer(room, range(40), range(70))
     assert decide(room, BETTER, NO_WORSE).verdict == "PASS"
-    assert decide(room, BETTER, is_open).verdict == "INCONCLUSIVE"
-    assert decide(room, is_open, fails, BETTER).verdict == "FAIL"
+    assert decide(room, is_open, NO_WORSE).verdict == "INCONCLUSIVE"
+    assert decide(room, fails, NO_WORSE).verdict == "FAIL"
 
 
 def test_no_check_at_all_never_passes() -> None:
@@ -363,14 +367,12 @@ def test_errored_cases_are_left_out_for_both_systems(room: Room) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(GATES.glob("*.yaml")), ids=lambda p: p.name)
-def test_every_gate_file_loads_opens_with_its_command_and_checks_metrics_of_its_suite(path: Path) -> None:
-    from llmops.evals.suite import SuiteConfig
-    from llmops.settings import load_yaml
-
+def test_every_gate_file_loads_opens_with_its_command_and_asks_metrics_of_its_suites(path: Path) -> None:
     assert path.read_text().splitlines()[0] == f"# llmops gate check evals/gates/{path.name}"
     gate = load_gate(path)
-    suite = load_yaml(path.parent / gate.suite, SuiteConfig)
-    assert {rule.metric for rule in gate.checks} <= set(suite.metrics)
+    for target in gate.targets():
+        suite = load_yaml(path.parent / gate.files[gate.suite_of(target)], SuiteConfig)
+        assert target.metric in {m.name for m in resolve_metrics(suite.metrics, path.parent)}
 
 
 def test_gate_digest_changes_with_every_threshold(room: Room) -> None:
@@ -379,13 +381,14 @@ def test_gate_digest_changes_with_every_threshold(room: Room) -> None:
         for check in (BETTER, {**BETTER, "by": 1}, NO_WORSE, {**NO_WORSE, "margin": 4})
     ]
     gates.append(load_gate(room.gate(BETTER, level=0.9)))
-    assert len({gate_digest(gate) for gate in gates}) == 5
+    assert len({gate.digest for gate in gates}) == 5
     assert isinstance(gates[0], GateConfig)
 
 
 def test_metric_the_suite_does_not_have_is_a_bad_request(room: Room) -> None:
+    room.plan({"metric": "rougeL", "kind": "superior"})
     answer(room, range(40), range(70))
-    with pytest.raises(BadRequest, match="rougeL is not a metric of its suite; it has exact_match"):
+    with pytest.raises(BadRequest, match="rougeL is not a metric of its suite suite; it has exact_match"):
         decide(room, {"metric": "rougeL", "kind": "superior"})
     assert room.registry.ledger.events("decision.made") == []
 
@@ -395,15 +398,15 @@ def test_metric_the_suite_does_not_have_is_a_bad_request(room: Room) -> None:
     [
         ({"leval": 0.9}, "leval is not a setting; did you mean level"),
         ({"level": 1.0}, "level: "),
-        ({"checks": []}, "checks: "),
-        ({"checks": [{"metric": "bleu", "kind": "non_inferior"}]}, "margin is missing"),
-        ({"checks": [{"metric": "bleu", "kind": "non_inferior", "margin": -1}]}, "margin: "),
+        ({"primary": None}, "asks nothing"),
+        ({"guardrails": [{"metric": "bleu"}]}, "margin is missing"),
+        ({"guardrails": [{"metric": "bleu", "margin": -1}]}, "margin: "),
     ],
 )
 def test_gate_that_does_not_say_what_it_must_is_refused(
     room: Room, change: dict[str, Any], message: str
 ) -> None:
-    config = {"name": "gate", "public_name": "docs", "suite": "suite.yaml", "checks": [BETTER]}
+    config = {"name": "gate", "public_name": "docs", "suite": "suite.yaml", "primary": BETTER}
     with pytest.raises(ConfigError, match=message):
         load_gate(write(room.workspace.root / "gate.yaml", {**config, **change}))
 

@@ -29,7 +29,7 @@ GATE = {
     "public_name": "docs",
     "suite": "suite.yaml",
     "min_cases": 4,
-    "checks": [{"metric": "chrf", "kind": "non_inferior", "margin": 99}],
+    "guardrails": [{"metric": "chrf", "margin": 99}],
 }
 
 
@@ -65,7 +65,7 @@ def test_reports_hold_what_each_model_answers_at_the_endpoint_and_the_gate_decid
 ) -> None:
     registry = Registry.of(workspace)
     suite, gate = write(workspace.root / "suite.yaml", SUITE), write(workspace.root / "gate.yaml", GATE)
-    reports = evaluate(suite, EvalRequest(endpoint.url, concurrency=4), workspace)
+    reports = evaluate(suite, EvalRequest(endpoint.url, concurrency=4, gates=(gate,)), workspace)
     base, tuned = reports
     record = registry.adapter("latest")
     assert [(r.model, r.n_errored, r.invalid) for r in reports] == [

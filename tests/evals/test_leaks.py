@@ -127,6 +127,6 @@ def test_ancestry_that_cannot_be_read_is_no_evidence(room: Room, make: object) -
     lineage = make(room)  # type: ignore[operator]
     trained(room, "heir", 5, lineage)
     room.run(room.serve(lambda model, prompt, nth: f"{model} says {prompt}"))
-    decision = check_gate(room.gate({"metric": "exact_match", "kind": "superior", "by": 0}), room.workspace)
+    decision = check_gate(room.gate(), room.workspace)
     assert decision.verdict == "INVALID"
     assert any("whether cases were trained on cannot be checked" in reason for reason in decision.reasons)

@@ -16,22 +16,33 @@ from scipy import stats as scipy_stats
 
 from llmops import stats
 from llmops.errors import BadRequest, ConfigError
-from llmops.evals.gate import check_gate, gate_digest, load_gate
-from llmops.evals.votes import RatingRules, vote_checks
+from llmops.evals.gate import check_gate, load_gate
+from llmops.evals.gate.people import RatingRules
+from llmops.evals.gate.vote_checks import Electorate, vote_lines
 from llmops.ratings.book import RatingBook
 from llmops.ratings.campaigns import close_campaign, find_campaign, put_items
-from llmops.ratings.outcomes import outcome
 from llmops.records import Campaign, Check, Decision, Report
-from tests.evals.conftest import Room, write
+from tests.evals.conftest import BETTER, Room, write
 from tests.evals.voting import NAME, campaign_of, evaluated, vote, wishes
 
-BETTER = {"metric": "exact_match", "kind": "superior", "by": 0}
 WORSE = {"metric": "exact_match", "kind": "superior", "by": 90}
 WINS: dict[str, Any] = {"kind": "superior", "by": 0}
 
 
 def asked(win_rate: dict[str, Any] | None = None, **settings: Any) -> dict[str, Any]:
     return {"campaign": NAME, "min_items": 40, "win_rate": win_rate or WINS, **settings}
+
+
+@pytest.fixture(autouse=True)
+def _plans(room: Room) -> None:
+    """The gates that the tests decide by, declared before anything is asked."""
+    for checks, settings in (
+        ((BETTER,), {"ratings": asked()}),
+        ((BETTER,), {"ratings": asked(max_both_bad=20)}),
+        ((BETTER,), {"ratings": asked(max_both_bad=40), "approvals": 2}),
+        ((WORSE,), {"ratings": asked()}),
+    ):
+        room.plan(*checks, **settings)
 
 
 def decide(room: Room, ratings: dict[str, Any] | None = None, **settings: Any) -> Decision:
@@ -89,8 +100,8 @@ def test_30_wins_10_losses_and_10_ties_are_a_win_rate_of_70_percent(room: Room) 
 )
 def test_verdict_follows_the_votes(said: list[str], rule: dict[str, Any], verdict: str) -> None:
     rules = RatingRules.model_validate(asked(rule))
-    (check,) = vote_checks(rules, [outcome([vote]) for vote in said], level=0.95, power=0.8)  # type: ignore[list-item]
-    assert check.verdict == verdict
+    (line,) = vote_lines(rules, Electorate.of([[("ann", vote)] for vote in said]), level=0.95, power=0.8)  # type: ignore[list-item]
+    assert line.check.verdict == verdict
 
 
 @pytest.mark.parametrize(("n_bad", "verdict"), [(2, "PASS"), (8, "INCONCLUSIVE"), (20, "FAIL")])
@@ -369,7 +380,7 @@ def test_gate_digest_covers_ratings_and_approvals(room: Room) -> None:
         {"ratings": asked({"kind": "non_inferior", "margin": 1})},
         {"ratings": asked() | {"campaign": "other"}},
     ]
-    digests = {gate_digest(load_gate(room.gate(BETTER, **changes))) for changes in settings}
+    digests = {load_gate(room.gate(BETTER, **changes)).digest for changes in settings}
     assert len(digests) == len(settings)
 
 

@@ -21,6 +21,7 @@ from llmops.ratings.campaigns import campaigns, close_campaign, find_campaign, l
 from llmops.records import Campaign, Item, Report
 from llmops.registry.adapters import Registry
 from llmops.registry.bases import resolve_base
+from llmops.registry.names import name_state
 from llmops.registry.releases import request_promotion
 from llmops.settings import Workspace
 from tests.evals.conftest import Room, build_questions, right, room, write
@@ -48,7 +49,9 @@ def sampled(room: Room, counterpart: Counterpart, **settings: Any) -> Campaign:
 
 def compared(room: Room, report: Report, **settings: Any) -> Campaign:
     """Open a gate campaign on the newest reports."""
-    about = Comparison("docs", report.suite, settings.pop("suite_digest", report.suite_digest), None)
+    candidate = room.registry.adapter("latest")
+    baseline = name_state(room.registry, "docs").baseline_for(candidate.adapter, candidate.base)
+    about = Comparison(baseline, report.suite, settings.pop("suite_digest", report.suite_digest), None)
     config = {"name": "gate", "purpose": "gate", "gate": "gate.yaml", **settings}
     file = load_campaign_file(write(room.workspace.root / "campaign.yaml", config))
     assert isinstance(file, GateCampaign)
@@ -89,10 +92,10 @@ def loop(workspace: Workspace, tiny_model: Path, tiny_adapter: Path, tmp_path: P
             "metrics": ["chrf"], "decoding": {"temperature": 0, "max_tokens": 10},
         },
     )  # fmt: skip
-    check = {"metric": "chrf", "kind": "non_inferior", "margin": 99}
+    guard = {"metric": "chrf", "margin": 99}
     write(
         workspace.root / "gate.yaml",
-        {"name": "docs", "public_name": "docs", "suite": "suite.yaml", "min_cases": 4, "checks": [check]},
+        {"name": "docs", "public_name": "docs", "suite": "suite.yaml", "min_cases": 4, "guardrails": [guard]},
     )
     with serving(write_profile(workspace.root, base.path, max_model_tokens=512), workspace):
         yield Loop(workspace.root, tmp_path / "cache")
@@ -126,7 +129,7 @@ def test_campaigns_hold_what_the_served_models_answered(workspace: Workspace, lo
     again = find_campaign(registry.store, registry.ledger, "docs-train")
     assert (again.items, again.digest() != train.digest()) == (train.items, True)
 
-    loop.llmops("eval", "suite.yaml")
+    loop.llmops("eval", "suite.yaml", "--gate", "gate.yaml")
     write(
         workspace.root / "gate-campaign.yaml", {"name": "docs-gate", "purpose": "gate", "gate": "gate.yaml"}
     )
@@ -323,7 +326,9 @@ def test_items_are_drawn_and_ordered_by_seed(room: Room) -> None:
 
 def test_evidence_that_is_none_opens_nothing(room: Room) -> None:
     with pytest.raises(InvalidEvidence, match="no report of docs@"):
-        open_from_reports(room.registry, gate_file(), Comparison("docs", "questions", "0" * 64, None))
+        open_from_reports(
+            room.registry, gate_file(), Comparison(room.base.digest, "questions", "0" * 64, None)
+        )
     base, tuned = room.run(room.serve(differing))
     with pytest.raises(InvalidEvidence, match="its file or its data changed"):
         compared(room, tuned, suite_digest="0" * 64)
@@ -348,7 +353,7 @@ def test_baseline_without_a_report_in_the_session_is_named(room: Room) -> None:
     champion = room.new_adapter("docs", 5)
     decide(room.registry, champion, engine_of(room.base))
     activate(room.registry, request_promotion(room.registry, "docs", None)[0])
-    about = Comparison("docs", tuned.suite, tuned.suite_digest, None)
+    about = Comparison(champion.adapter, tuned.suite, tuned.suite_digest, None)
     with pytest.raises(
         InvalidEvidence, match=f"no report of {champion.adapter[:12]}, the baseline, in session"
     ):

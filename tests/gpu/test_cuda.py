@@ -53,7 +53,7 @@ def test_the_loop_trains_and_serves_on_the_gpu_by_itself(loop: Loop, precision: 
     assert "cuda" in json.dumps(lineage["hardware"]).lower()
     loop.llmops("serve", "serve.yaml", "--detach")
     try:
-        loop.llmops("eval", "suite.yaml")
+        loop.llmops("eval", "suite.yaml", "--gate", "gate.yaml")
         loop.llmops("gate", "check", "gate.yaml")
         loop.llmops("release", "promote", NAME)
         engine = json.loads(loop.llmops("status", "--json").out)["serving"]["engine"]

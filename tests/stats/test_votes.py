@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from llmops.evals.votes import RatingRules, vote_checks
+from llmops.evals.gate.people import RatingRules
+from llmops.evals.gate.vote_checks import Electorate, vote_lines
 from llmops.ratings.outcomes import Outcome, outcome, votes_by_item
-from llmops.records import Rating
+from llmops.records import Check, Rating
 from tests.stats.calibration import NOMINAL, assert_at_nominal
 
 pytestmark = pytest.mark.stats
@@ -32,6 +33,12 @@ def items(n: int, **counts: int) -> list[Outcome]:
     return [*said, *["tie"] * (n - len(said))]  # type: ignore[list-item]
 
 
+def vote_checks(asked: RatingRules, outcomes: list[Outcome]) -> list[Check]:
+    """The checks on items with one vote each; items whose raters split count half, as ties do."""
+    votes = [[("r", "tie" if said == "split" else said)] for said in outcomes]
+    return [line.check for line in vote_lines(asked, Electorate.of(votes), level=0.95, power=0.8)]  # type: ignore[arg-type]
+
+
 def exact(n: int, p_win: float, p_loss: float, asked: RatingRules) -> dict[str, float]:
     """Probability of each verdict on the win rate of n items, summed over all outcomes that occur at all."""
     found = {"PASS": 0.0, "FAIL": 0.0, "INCONCLUSIVE": 0.0}
@@ -40,7 +47,7 @@ def exact(n: int, p_win: float, p_loss: float, asked: RatingRules) -> dict[str, 
         for losses in range(n + 1 - wins):
             weight = float(scipy_stats.multinomial.pmf([wins, losses, n - wins - losses], n, shares))
             if weight > 1e-9:
-                (check,) = vote_checks(asked, items(n, first=wins, second=losses), level=0.95, power=0.8)
+                (check,) = vote_checks(asked, items(n, first=wins, second=losses))
                 found[check.verdict] += weight
     return found
 
@@ -73,10 +80,7 @@ def test_share_of_both_bad_at_its_limit_errs_5_percent_on_average_and_never_9(li
     for n in range(40, 201, 4):
         counts = range(n + 1)
         weights = scipy_stats.binom.pmf(counts, n, limit / 100)
-        verdicts = [
-            vote_checks(rules(max_both_bad=limit), items(n, both_bad=k), level=0.95, power=0.8)[1].verdict
-            for k in counts
-        ]
+        verdicts = [vote_checks(rules(max_both_bad=limit), items(n, both_bad=k))[1].verdict for k in counts]
         passed.append(sum(w for w, verdict in zip(weights, verdicts, strict=True) if verdict == "PASS"))
         failed.append(sum(w for w, verdict in zip(weights, verdicts, strict=True) if verdict == "FAIL"))
     assert max(passed + failed) < 0.09
@@ -105,7 +109,7 @@ def test_rows_of_raters_without_a_preference_end_in_a_verdict_at_the_nominal_rat
     for _ in range(1500):
         votes = votes_by_item(rating_rows(rng, n, n_raters))
         outcomes = [outcome(given) for given in votes.values()]
-        verdicts.append(vote_checks(rules(), outcomes, level=0.95, power=0.8)[0].verdict)
+        verdicts.append(vote_checks(rules(), outcomes)[0].verdict)
     assert_at_nominal([verdict == "PASS" for verdict in verdicts])
     assert_at_nominal([verdict == "FAIL" for verdict in verdicts])
 
@@ -116,9 +120,7 @@ def test_the_yardstick_condemns_votes_that_are_looked_at_every_ten_items() -> No
     stopped = []
     for _ in range(400):
         said = rng.choice(["first", "second", "tie"], 200, p=[(1 - TIES) / 2, (1 - TIES) / 2, TIES])
-        looks = [
-            vote_checks(rules(), list(said[:n]), level=0.95, power=0.8)[0].verdict for n in range(20, 201, 10)
-        ]
+        looks = [vote_checks(rules(), list(said[:n]))[0].verdict for n in range(20, 201, 10)]
         stopped.append("PASS" in looks)
     with pytest.raises(AssertionError, match="anticonservative"):
         assert_at_nominal(stopped)

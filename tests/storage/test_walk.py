@@ -46,7 +46,7 @@ def test_rows_become_a_promoted_name(
     loop: BackedLoop, backend: Backend, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     (adapter,) = re.findall(r"docs@[0-9a-f]{12}", loop.llmops("adapter", "list").out)
-    loop.llmops("eval", "suite.yaml")
+    loop.llmops("eval", "suite.yaml", "--gate", "gate.yaml")
     assert loop.llmops("gate", "check", "gate.yaml").out.splitlines()[-1].startswith("PASS  docs: ")
     assert f"docs -> {adapter}" in loop.llmops("release", "promote", NAME).out
     assert loop.chat(NAME, "add 7")[0]["choices"][0]["message"]["content"] in ANSWERS

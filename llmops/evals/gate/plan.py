@@ -1,0 +1,175 @@
+"""How many cases and rated items a gate needs, before GPU or rater time: from a pilot's spread, or from none.
+
+For a margin the systems are taken to be equal in truth; for a goal, the difference is the pilot's or one that is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmops.errors import BadRequest, InvalidEvidence
+from llmops.evals.gate.config import GateConfig, Guardrail, NonInferior, Superior, load_gate
+from llmops.evals.gate.decide import baseline_of, faults_of, gather
+from llmops.evals.gate.lines import Line, label
+from llmops.evals.gate.metric_checks import Comparisons, metric_lines
+from llmops.evals.gate.slice_checks import part_lines
+from llmops.registry.adapters import Registry
+
+if TYPE_CHECKING:
+    from llmops.evals.metrics import Metric
+    from llmops.stats import Interval
+
+POWERS = (0.8, 0.9, 0.95)
+DISAGREE = 0.3
+"""Share of cases on which two systems' yes-or-no scores differ, where no pilot says."""
+SPREAD = 25.0
+"""Standard deviation, in points, of two systems' difference on one case, where no pilot says."""
+
+
+@dataclass(frozen=True)
+class Needed:
+    """What one check needs: units in all for each power, None where none is expected to suffice."""
+
+    check: str
+    kind: str
+    limit: float
+    assumed: float
+    sd: float
+    unit: str  # cases, pairs or rated items
+    n_now: int | None
+    needed: dict[str, int | None]
+    basis: str
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What a plan takes for true: `effect` of goals on the metric's scale (None: the pilot's), and people's votes."""
+
+    effect: float | None = None
+    win_rate: float = 60.0
+    ties_frac: float = 0.3
+
+
+def plan(
+    registry: Registry, gate_path: Path, pilot: str | None, candidate: str, assumed: Assumptions
+) -> list[Needed]:
+    """What every check of a gate needs.
+
+    Args:
+        registry: where the pilot's reports are.
+        gate_path: the gate.
+        pilot: a session whose two systems show the spread; None takes the newest, and goes without where there is none.
+        candidate: the adapter of the pilot.
+        assumed: what is taken for true.
+
+    Raises:
+        BadRequest: the gate or the adapter do not exist.
+        InvalidEvidence: the pilot that is named has no reports, or none that are evidence.
+    """
+    gate = load_gate(gate_path)
+    try:
+        lines = _pilot_lines(registry, gate_path, pilot, candidate)
+    except (BadRequest, InvalidEvidence):
+        if pilot is not None:
+            raise
+        found = list(_without_pilot(gate, gate_path, assumed))
+    else:
+        found = [_from_line(line, assumed) for line in lines if line.check.role != "exploratory"]
+    return [*found, *_votes(gate, assumed)]
+
+
+def _pilot_lines(registry: Registry, gate_path: Path, pilot: str | None, candidate: str) -> list[Line]:
+    gate, record = load_gate(gate_path), registry.adapter(candidate)
+    evidence = gather(registry, gate_path, record, baseline_of(registry, gate, record), pilot)
+    faults = faults_of(evidence)
+    if faults:
+        raise InvalidEvidence(f"pilot: {faults[0]}; evaluate again")
+    paired = {name: of.paired for name, of in evidence.items() if of.paired is not None}
+    about = Comparisons(gate, paired)
+    return metric_lines(about) + part_lines(about)
+
+
+def _from_line(line: Line, assumed: Assumptions) -> Needed:
+    check, interval = line.check, line.oriented
+    if interval is None or line.question is None:
+        raise ValueError(f"{check.metric}: was not measured")
+    truth = 0.0 if check.kind == "non_inferior" else interval.estimate
+    basis = (
+        f"pilot of {check.n_cases}, equal systems"
+        if check.kind == "non_inferior"
+        else f"pilot of {check.n_cases}"
+    )
+    if check.kind == "superior" and assumed.effect is not None:
+        truth, basis = assumed.effect, f"pilot of {check.n_cases}, effect {assumed.effect:g}"
+    unit = "pairs" if check.role == "pair" else "cases"
+    sign = 1 if check.better == "higher" else -1
+    return Needed(
+        line.question.label, check.kind, check.threshold, sign * truth if truth else 0.0, interval.sd, unit,
+        check.n_cases, _sizes(interval, line.question.threshold, truth), basis,
+    )  # fmt: skip
+
+
+def _sizes(interval: Interval, threshold: float, truth: float) -> dict[str, int | None]:
+    from llmops import stats
+
+    return {f"{power:g}": stats.n_needed(interval, threshold, power, assumed=truth) for power in POWERS}
+
+
+def _without_pilot(gate: GateConfig, gate_path: Path, assumed: Assumptions) -> Iterator[Needed]:
+    """The checks on metrics in points with assumed spreads; what cannot be foreseen has no numbers."""
+    rules: Sequence[Superior | NonInferior | Guardrail] = [
+        *([gate.primary] if gate.primary is not None else []),
+        *gate.guardrails,
+    ]
+    for rule in rules:
+        suite = gate.suite_of(rule)
+        metric = _metric(gate_path.parent / gate.files[suite], rule.metric)
+        sd = 100 * DISAGREE**0.5 if metric.kind == "binary" else SPREAD
+        name = label(suite if len(gate.files) > 1 else "", rule.metric, None)
+        kind, limit, truth = "non_inferior", 0.0, 0.0
+        if isinstance(rule, Superior):
+            kind, limit, truth = "superior", rule.by, assumed.effect or 0.0
+        elif rule.relative is None:
+            limit = -float(rule.margin)
+        known = metric.unit == "points" and limit != truth
+        needed = _sizes(_spread(sd, gate.level), limit, truth)
+        basis = "no pilot: spread assumed"
+        if not known:
+            needed, basis = dict.fromkeys(needed), "needs a pilot, or --effect"
+        yield Needed(name, kind, limit, truth, sd, "cases", None, needed, basis)
+
+
+def _metric(path: Path, name: str) -> Metric:
+    from llmops.evals.metrics.config import resolve_metrics
+    from llmops.evals.suite import SuiteConfig
+    from llmops.settings import load_yaml
+
+    metrics = {m.name: m for m in resolve_metrics(load_yaml(path, SuiteConfig).metrics, path.parent)}
+    if name not in metrics:
+        raise BadRequest(f"{path}: {name} is not a metric of this suite; it has {', '.join(metrics)}")
+    return metrics[name]
+
+
+def _spread(sd: float, level: float) -> Interval:
+    from llmops.stats import Interval
+
+    return Interval(0.0, 0.0, 0.0, level, 2, sd, "assumed")
+
+
+def _votes(gate: GateConfig, assumed: Assumptions) -> Iterator[Needed]:
+    """Rated items, one vote each: a win rate's spread follows from the share of ties."""
+    rules = gate.ratings
+    if rules is None:
+        return
+    lead = (assumed.win_rate - 50) / 50 if rules.win_rate.kind == "superior" else 0.0
+    sd = 50 * ((1 - assumed.ties_frac) - lead**2) ** 0.5
+    truth = 50 * lead
+    needed = _sizes(_spread(sd, gate.level), rules.win_rate.threshold, truth)
+    whose = f"true win rate {50 + truth:g} %" if truth else "equal systems"
+    yield Needed(
+        "win_rate", rules.win_rate.kind, rules.win_rate.threshold, truth, sd, "rated items", None, needed,
+        f"{whose}, {100 * assumed.ties_frac:g} % ties, one vote an item",
+    )  # fmt: skip

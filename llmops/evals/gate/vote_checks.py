@@ -1,0 +1,102 @@
+"""What the outcomes of rated items say to each rule about votes; reads no ratings, knows no campaign."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from llmops.evals.gate.families import look_levels
+from llmops.evals.gate.lines import Line, Question, Seen, decided
+from llmops.evals.gate.people import RatingRules
+from llmops.ratings.outcomes import Outcome, Vote, outcome
+
+if TYPE_CHECKING:
+    from llmops.stats import Interval
+
+EVEN = 50.0
+"""The win rate, in %, of two systems that people like equally."""
+
+
+@dataclass(frozen=True)
+class Electorate:
+    """Each rated item's outcome, and its votes with who gave them."""
+
+    outcomes: tuple[Outcome, ...]
+    votes: tuple[tuple[tuple[str, Vote], ...], ...]
+
+    @property
+    def n_raters(self) -> int:
+        """How many people voted."""
+        return len({rater for given in self.votes for rater, _ in given})
+
+    @classmethod
+    def of(cls, votes: Sequence[Sequence[tuple[str, Vote]]]) -> Electorate:
+        """From each item's votes, one or more."""
+        outcomes = tuple(outcome([vote for _, vote in given]) for given in votes)
+        return cls(outcomes, tuple(tuple(given) for given in votes))
+
+
+def vote_lines(
+    rules: RatingRules, voters: Electorate, level: float, power: float, look: int | None = None
+) -> list[Line]:
+    """The lines about win rate and both-bad share of 2 rated items or more.
+
+    `look` says which of the declared looks this is (from 0); its bounds spend that look's share of the error.
+    """
+    note = ""
+    if look is not None:
+        level = look_levels(rules.looks, level)[look]
+        note = f"; look {look + 1} of {len(rules.looks)}, O'Brien-Fleming"
+    question = Question(
+        "votes", rules.win_rate.kind, rules.suite or "", "win_rate", rules.win_rate.threshold, level, power,
+        rules.min_items,
+    )  # fmt: skip
+    rate = win_rate(voters, level)
+    seen = Seen(rate, EVEN + rate.estimate, EVEN, rate.method + note)
+    lines = [_said(decided(question, seen))]
+    if rules.max_both_bad is not None:
+        lines.append(_both_bad(question, rules.max_both_bad, voters.outcomes, note))
+    return lines
+
+
+def win_rate(voters: Electorate, level: float) -> Interval:
+    """The interval of win rate - 50, in points.
+
+    Tango's interval of the outcomes' wins and losses, halved; items are independent.
+    """
+    from llmops import stats
+
+    losses, wins = ([o == which for o in voters.outcomes] for which in ("second", "first"))
+    rate = stats.paired_binary(losses, wins, level).scaled(EVEN)
+    return replace(rate, method=f"{rate.method} on wins and losses; tie, both bad and split count half")
+
+
+def _both_bad(question: Question, limit: float, outcomes: Sequence[Outcome], note: str) -> Line:
+    from llmops import stats
+
+    share = stats.proportion_interval([o == "both_bad" for o in outcomes], question.level).scaled(100)
+    asked = replace(question, kind="at_most", metric="both_bad", threshold=-limit, better="lower")
+    return _said(decided(asked, Seen(share, share.estimate, 0.0, share.method + note)))
+
+
+def _said(line: Line) -> Line:
+    """The line with its reason in the words of votes."""
+    check = line.check
+    if line.reason is None or "decide nothing" in line.reason:
+        return line
+    numbers = f"both_bad: {check.difference:.1f} % [{check.low:.1f}, {check.high:.1f}] of the rated items"
+    limit, beyond = f"{check.threshold:g} %", "above"
+    if check.metric == "win_rate":
+        span = f"[{check.low:+.1f}, {check.high:+.1f}]"
+        numbers = f"win_rate: {check.candidate:.1f} %, {check.difference:+.1f} {span} from even"
+        limit, beyond = f"{check.threshold:+g}", "below"
+    if check.verdict == "FAIL":
+        return replace(line, reason=f"{numbers} lies {beyond} {limit}")
+    if check.n_needed is None:
+        return replace(
+            line, reason=f"{numbers} does not clear {limit}; more items are not expected to change that"
+        )
+    return replace(
+        line, reason=f"{numbers} does not clear {limit}; about {check.n_needed:,} rated items are needed"
+    )

@@ -1,0 +1,83 @@
+"""Planning a gate: sizes from a pilot's spread are those of the power formula, and sizes without one are assumed."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from scipy import stats as scipy_stats
+
+from llmops import stats
+from tests.evals.conftest import BETTER, Room, right
+from tests.evals.test_gate import answer
+from tests.in_process import llmops
+
+GUARD = {"metric": "exact_match", "margin": 10}
+
+
+def planned(room: Room, *options: str) -> list[dict[str, Any]]:
+    done = llmops(room.workspace.root, "gate", "plan", "gate.yaml", "--json", *options)
+    assert done.code == 0, done.err
+    rows: list[dict[str, Any]] = json.loads(done.out)
+    return rows
+
+
+def size(sd: float, distance: float, power: float) -> int:
+    """n = ((z_0.95 + z_power) sd / distance)^2."""
+    z = scipy_stats.norm.ppf(0.95) + scipy_stats.norm.ppf(power)
+    return math.ceil((z * sd / distance) ** 2)
+
+
+def test_sizes_come_from_the_pilots_spread_with_equal_systems_for_margins_and_its_effect_for_goals(
+    room: Room,
+) -> None:
+    room.gate(BETTER, GUARD)
+    answer(room, range(40), range(10, 54))
+    goal, guard = planned(room)
+    a, b = ([i in known for i in range(100)] for known in (range(40), range(10, 54)))
+    sd = 100 * stats.paired_binary(a, b, 0.95).sd
+    assert guard["sd"] == goal["sd"] == pytest.approx(sd)
+    assert guard["needed"] == {f"{p:g}": size(sd, 10, p) for p in (0.8, 0.9, 0.95)}
+    assert goal["needed"] == {f"{p:g}": size(sd, 4, p) for p in (0.8, 0.9, 0.95)}
+    assert (guard["assumed"], goal["assumed"], goal["n_now"]) == (0, pytest.approx(4), 100)
+    assert planned(room, "--effect", "8")[0]["needed"]["0.8"] == size(sd, 8, 0.8)
+    table = llmops(room.workspace.root, "gate", "plan", "gate.yaml").out
+    assert f"{size(sd, 10, 0.95):,}" in table
+    assert "pilot of 100, equal systems" in table
+
+
+def test_without_a_pilot_the_spread_is_assumed_and_said_so(room: Room) -> None:
+    room.suite()
+    room.gate(BETTER, GUARD)
+    goal, guard = planned(room)
+    assert guard["needed"]["0.8"] == size(100 * math.sqrt(0.3), 10, 0.8)
+    assert guard["basis"] == "no pilot: spread assumed"
+    assert goal["needed"] == {"0.8": None, "0.9": None, "0.95": None}
+    assert planned(room, "--effect", "10")[0]["needed"] == guard["needed"]
+    done = llmops(room.workspace.root, "gate", "plan", "gate.yaml", "--pilot", "eval-none")
+    assert done.code == 4
+    assert "in session eval-none" in done.err
+
+
+def test_votes_need_as_many_items_as_the_page_says(room: Room) -> None:
+    """433, 193 and 109 items for margins of 5, 7.5 and 10 points with 30 % ties."""
+    room.suite()
+    for margin, n in ((5, 433), (7.5, 193), (10, 109)):
+        rules = {"campaign": "c", "win_rate": {"kind": "non_inferior", "margin": margin}}
+        room.gate(GUARD, ratings=rules)
+        row = planned(room)[-1]
+        assert (row["check"], row["unit"], row["needed"]["0.8"]) == ("win_rate", "rated items", n)
+    room.gate(GUARD, ratings={"campaign": "c", "win_rate": {"kind": "superior"}})
+    row = planned(room, "--win-rate", "70", "--ties", "0")[-1]
+    assert row["needed"]["0.9"] == size(50 * math.sqrt(1 - 0.4**2), 20, 0.9)
+
+
+def test_pilot_that_is_no_evidence_is_refused(room: Room) -> None:
+    room.gate(GUARD)
+    reports = room.run(room.serve(lambda model, prompt, nth: right(prompt)))
+    room.suite(metrics=["rougeL", "exact_match"])
+    done = llmops(room.workspace.root, "gate", "plan", "gate.yaml", "--pilot", reports[0].session)
+    assert done.code == 4
+    assert "its file or its data changed" in done.err
