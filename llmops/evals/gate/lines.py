@@ -5,7 +5,7 @@ A question is put so that more is better; where less is, the interval is mirrore
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmops.records import Better, Check, CheckKind, Role, Verdict
@@ -39,14 +39,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Seen:
-    """What was measured: the interval with the numbers it came from, and what keeps it from deciding."""
+    """What was measured: the interval with the numbers it came from."""
 
     interval: Interval
     candidate: float
     baseline: float
     method: str
-    invalid: str | None = None
-    undecided: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class Line:
         if self.seen is None or self.question is None:
             return None
         found = self.seen.interval
-        return found if self.question.better == "higher" else mirrored(found)
+        return found if self.question.better == "higher" else found.mirrored()
 
 
 def label(suite: str, metric: str, group: str | None) -> str:
@@ -72,33 +70,28 @@ def label(suite: str, metric: str, group: str | None) -> str:
     return " ".join(part for part in (suite, metric, f"[{group}]" if group else "") if part)
 
 
-def mirrored(interval: Interval) -> Interval:
-    """The interval of the negative: an upper limit is a lower one on the mirrored scale."""
-    return replace(interval, estimate=-interval.estimate, low=-interval.high, high=-interval.low)
-
-
 def decided(question: Question, seen: Seen) -> Line:
     """PASS when the whole interval lies on the good side of the threshold, FAIL on the other, else INCONCLUSIVE.
 
-    INVALID when the method cannot hold its level on these numbers, however many there are; INCONCLUSIVE below the
-    floor, and where more cases would make it hold.
+    Below the floor, and where the interval doubts its own level, nothing is decided. INVALID where there is no variance
+    at all: equal scores throughout may as well mean that one system answered twice.
     """
     from llmops import stats
 
     found = seen.interval
-    oriented = found if question.better == "higher" else mirrored(found)
+    oriented = found if question.better == "higher" else found.mirrored()
     verdict: Verdict = stats.decide_bound(oriented, question.threshold)
     needed = None
     if verdict == "INCONCLUSIVE":
         needed = stats.n_needed(oriented, question.threshold, question.power)
     why = None
-    if seen.invalid is not None:
-        verdict, needed, why = "INVALID", None, seen.invalid
+    if found.doubt is not None and found.low == found.high:
+        verdict, needed, why = "INVALID", None, found.doubt
     elif found.n < question.min_cases:
         verdict, needed = "INCONCLUSIVE", max(question.min_cases, needed or 0)
         why = f"{found.n} cases decide nothing; the gate asks for {question.min_cases}"
-    elif seen.undecided is not None:
-        verdict, needed, why = "INCONCLUSIVE", max(needed or 0, 2 * found.n), seen.undecided
+    elif found.doubt is not None:
+        verdict, needed, why = "INCONCLUSIVE", max(needed or 0, 2 * found.n), found.doubt
     check = _check(question, seen, verdict, needed)
     if verdict == "PASS":
         return Line(check, None, question, seen)

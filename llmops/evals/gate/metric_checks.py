@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from llmops.errors import BadRequest
 from llmops.evals.gate.config import GateConfig, Guardrail, NonInferior, SliceRule, Superior, Target
 from llmops.evals.gate.families import holm
-from llmops.evals.gate.lines import Line, Question, Seen, decided, mirrored
+from llmops.evals.gate.lines import Line, Question, Seen, decided
 
 if TYPE_CHECKING:
     from llmops.evals.compare import Paired
@@ -103,7 +103,7 @@ def _relative(paired: Paired, metric: str, share: float, level: float) -> tuple[
             f"{metric}: a margin in % needs a metric that is a mean over cases; write the margin as a number"
         )
     signed = share if theirs.better == "higher" else -share
-    found = stats.paired_t((1 - signed) * theirs.per_case, ours.per_case, level)
+    found = stats.paired_t((1 - signed) * theirs.per_case, ours.per_case, level, paired.clusters)
     shift = signed * theirs.value
     moved = replace(
         found, estimate=found.estimate - shift, low=found.low - shift, high=found.high - shift,
@@ -161,7 +161,7 @@ def p_value(interval_at: Callable[[float], Interval], threshold: float, higher: 
 
     def clears(level: float) -> bool:
         found = interval_at(level)
-        found = found if higher else mirrored(found)
+        found = found if higher else found.mirrored()
         return found.low > (threshold if higher else -threshold)
 
     low, high = 0.5 + 1e-9, 1 - 1e-9

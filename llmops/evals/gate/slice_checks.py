@@ -108,8 +108,10 @@ def _searched(about: Comparisons, rule: SliceRule) -> list[_Searched]:
         question = replace(question, group=f"{rule.slice}={group}", min_cases=rule.min_cases)
         higher = scores.better == "higher"
         margin = margin_interval(part, rule, question.level)[1]
+        line = margin_line(question, part, rule)
         p = p_value(_by_level(part, rule), -margin if higher else margin, higher=not higher)
-        found.append(_Searched(margin_line(question, part, rule), p))
+        doubted = line.seen is not None and line.seen.interval.doubt is not None
+        found.append(_Searched(line, 1.0 if doubted else p))
     return found
 
 
