@@ -18,6 +18,7 @@ from __future__ import annotations
 import difflib
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from llmops.data.containers import read_values
@@ -63,9 +64,8 @@ def case_of(data: object, source: str) -> Case:
     if not isinstance(data, dict):
         raise ValueError(f"not an object: {type(data).__name__}")
     for name in data:
-        close = difflib.get_close_matches(name, OWN_FIELDS, n=1, cutoff=_ALMOST)
-        if close and name not in OWN_FIELDS:
-            raise ValueError(f"{name} is not a field of cases; did you mean {close[0]}?")
+        if meant := _meant_by(str(name)):
+            raise ValueError(f"{name} is not a field of cases; did you mean {meant}?")
     row, answered = _row({k: v for k, v in data.items() if k not in OWN_FIELDS}, source)
     answer = row.messages[-1]
     own = [answer.content] if answered and answer.content else []
@@ -89,6 +89,13 @@ def case_of(data: object, source: str) -> Case:
         _slices(data),
         _text(data, "pair"),
     )
+
+
+@cache
+def _meant_by(name: str) -> str:
+    """The case's field that a name is a slip for; empty when it is none."""
+    close = difflib.get_close_matches(name, OWN_FIELDS, n=1, cutoff=_ALMOST)
+    return close[0] if close and name not in OWN_FIELDS else ""
 
 
 def _row(data: JsonDict, source: str) -> tuple[Row, bool]:

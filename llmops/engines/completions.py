@@ -1,4 +1,4 @@
-"""Completions as they are kept: a canonical line each, stored with the cases they answer, read back verified.
+"""Completions as they are kept: a line of JSON each, stored with the cases they answer, read back verified.
 
 An artifact of kind `completions` holds completions.jsonl and cases.jsonl; each case has as many completions (its
 samples), one after the other.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
+
+import orjson
 
 from llmops.errors import InvalidEvidence
 from llmops.records import Case, Completion, Message, Report, ToolCall
@@ -24,7 +26,7 @@ def put_completions(store: Store, cases: Sequence[Case], completions: Sequence[C
     """Store completions with the cases they answer; returns the artifact's digest."""
     files = {
         COMPLETIONS_FILE: b"".join(map(completion_line, completions)),
-        CASES_FILE: b"".join(canonical_json(asdict(case)) + b"\n" for case in cases),
+        CASES_FILE: b"".join(map(_case_line, cases)),
     }
     return store.put_files("completions", files)
 
@@ -65,10 +67,15 @@ def _case(line: bytes) -> Case:
     return Case(messages, tuple(data["references"]), follow_ups=tuple(data["follow_ups"]), **rest)
 
 
+def _case_line(case: Case) -> bytes:
+    own = {field.name: getattr(case, field.name) for field in fields(case)}
+    return canonical_json({**own, "messages": [m.to_turn() for m in case.messages]}) + b"\n"
+
+
 def completion_line(completion: Completion) -> bytes:
-    """A completion as one line of canonical JSON."""
+    """A completion as one line of JSON with sorted names."""
     calls = [vars(call) for call in completion.tool_calls]
-    return canonical_json({**vars(completion), "tool_calls": calls}) + b"\n"
+    return orjson.dumps({**vars(completion), "tool_calls": calls}, option=orjson.OPT_SORT_KEYS) + b"\n"
 
 
 def read_completions(content: bytes, where: str) -> list[Completion]:
@@ -80,7 +87,7 @@ def read_completions(content: bytes, where: str) -> list[Completion]:
     found = []
     for number, line in enumerate(content.splitlines(), start=1):
         try:
-            data: dict[str, Any] = json.loads(line)
+            data: dict[str, Any] = orjson.loads(line)
             calls = tuple(ToolCall(**call) for call in data.pop("tool_calls", ()))
             found.append(
                 Completion(**data | {"earlier": tuple(data.get("earlier", ())), "tool_calls": calls})

@@ -89,8 +89,8 @@ class Endpoint:
     async def __aenter__(self) -> Self:
         """Open the connection pool."""
         connector = aiohttp.TCPConnector(limit=self._n_connections)
-        headers = {"content-type": "application/json"}
-        self._session = aiohttp.ClientSession(connector=connector, headers=headers)
+        jar, headers = aiohttp.DummyCookieJar(), {"content-type": "application/json"}
+        self._session = aiohttp.ClientSession(connector=connector, headers=headers, cookie_jar=jar)
         return self
 
     async def __aexit__(

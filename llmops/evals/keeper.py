@@ -11,6 +11,9 @@ from llmops.evals.suite import Suite
 from llmops.records import Completion
 from llmops.schema import Progress
 
+GATHERED_S = 0.05
+"""How long completions are gathered before they are written together: what a crash may cost."""
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -73,8 +76,10 @@ class Keeper:
             self._cache.put(fresh)
 
     async def _next(self) -> tuple[list[Kept], bool]:
-        """All that waits, at least one thing; and whether more may come."""
+        """All that comes within a moment, at least one thing; and whether more may come."""
         waiting = [await self._queue.get()]
+        if waiting[0] is not None:
+            await asyncio.sleep(GATHERED_S)
         while not self._queue.empty():
             waiting.append(self._queue.get_nowait())
         return [kept for kept in waiting if kept is not None], None not in waiting
