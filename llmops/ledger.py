@@ -33,6 +33,8 @@ EventKind = Literal[
     "gate.declared",
     "report.stored",
     "lm_eval.stored",
+    "judged",
+    "judge.calibrated",
     "campaign.opened",
     "rating.given",
     "campaign.closed",

@@ -51,6 +51,10 @@ def _load(path: str) -> object:
         from llmops.evals.gate import load_gate
 
         return load_gate(full)
+    if folder == "evals/judges":
+        from llmops.evals.judge.load import load_judge
+
+        return load_judge(full)
     if folder == "feedback_ui":
         from llmops.feedback.campaign_file import load_campaign_file
 

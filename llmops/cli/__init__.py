@@ -24,6 +24,7 @@ from llmops.cli import (
     feedback,
     finetune,
     gate,
+    judge,
     ledger,
     lineage,
     quickstart,
@@ -62,6 +63,7 @@ app.command("card")(export.card)
 app.command("serve")(serve.serve)
 app.command("stop")(serve.stop)
 evaluate.app.command("compare")(compare.compare)
+evaluate.app.command("judge")(judge.judge)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(gate.app, name="gate")
 app.add_typer(feedback.app, name="feedback")

@@ -15,6 +15,7 @@ from llmops.records.feedback import (
     Rating,
     RatingEvidence,
 )
+from llmops.records.judgement import Figure, JudgeCalibration, Judgement, JudgementSet, Place
 from llmops.records.models import (
     AdapterRecord,
     EngineSignature,
@@ -42,12 +43,17 @@ __all__ = [
     "Dropped",
     "EngineSignature",
     "EvalText",
+    "Figure",
     "Item",
+    "JudgeCalibration",
+    "Judgement",
+    "JudgementSet",
     "Labelled",
     "Lineage",
     "Message",
     "MetricResult",
     "Offence",
+    "Place",
     "Preference",
     "PreferenceSnapshot",
     "Probes",

@@ -15,6 +15,7 @@ from llmops.upkeep.rewrite import renamed, with_block, with_values, without_exam
 COMMAND = "# llmops "
 """How the first line of a file begins that llmops runs."""
 QUESTION = "Which answer is better?"
+RUBRIC = "How well does the answer do what the request asks?"
 DEFAULT_MODEL_TOKENS = 2048  # what the shipped profiles serve at once
 
 
@@ -120,6 +121,14 @@ def _gate(text: str, where: str, change: Change) -> str:
     return with_values(text, values, where)
 
 
+def _judge(text: str, where: str, _change: Change) -> str:
+    """The judge asks what people are asked; a rubric about the shipped data is one question about any."""
+    if yaml.safe_load(text)["kind"] == "pairwise":
+        return with_values(text, {"question": QUESTION}, where)
+    questions = [{"id": "good", "text": RUBRIC, "scale": [1, 5], "pass_mark": 4}]
+    return with_block(text, "questions", questions, where)
+
+
 def _campaign(text: str, where: str, change: Change) -> str:
     values: dict[str, object] = {"question": QUESTION}
     if "decoding" in yaml.safe_load(text):
@@ -136,6 +145,7 @@ _EDITS: dict[str, Callable[[str, str, Change], str]] = {
     "recipes": _recipe,
     "evals/suites": _suite,
     "evals/gates": _gate,
+    "evals/judges": _judge,
     "serving": _profile,
     "feedback_ui": _campaign,
 }

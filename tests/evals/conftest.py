@@ -116,19 +116,29 @@ def build_questions(workspace: Workspace, registry: Registry, n: int, salt: str 
     build_snapshot(write(workspace.root / "questions.yaml", config), registry.store, registry.ledger)
 
 
-@pytest.fixture
-def room(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
-    registry, folder = Registry.of(workspace), tmp_path_factory.mktemp("room")
+def new_room(workspace: Workspace, folder: Path, stack: ExitStack) -> Room:
+    """A room in an empty workspace; its servers run until the stack is closed."""
+    registry = Registry.of(workspace)
     base = Base("tiny", folder, "b" * 64, PromptContract("{{ messages }}", "t" * 64, (2,)))
     adapter = register(registry, base, write_adapter(folder / "docs", 1))
     build_questions(workspace, registry, 300)
+    return Room(workspace, registry, base, folder, adapter, serving(base, registry, stack))
+
+
+def serving(base: Base, registry: Registry, stack: ExitStack) -> Callable[[Script], Counterpart]:
+    """What starts counterparts that know the registry's adapters."""
+
+    def serve(script: Script) -> Counterpart:
+        records = {r.adapter: r for r in registry.adapters()}
+        return stack.enter_context(served(Counterpart(base, engine_of(base), records, script)))
+
+    return serve
+
+
+@pytest.fixture
+def room(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
     with ExitStack() as stack:
-
-        def serve(script: Script) -> Counterpart:
-            records = {r.adapter: r for r in registry.adapters()}
-            return stack.enter_context(served(Counterpart(base, engine_of(base), records, script)))
-
-        room = Room(workspace, registry, base, folder, adapter, serve)
+        room = new_room(workspace, tmp_path_factory.mktemp("room"), stack)
         room.plan(BETTER)
         room.plan(NO_WORSE)
         yield room

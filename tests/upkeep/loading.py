@@ -8,6 +8,7 @@ import yaml
 
 from llmops.data import DataConfig
 from llmops.evals.gate import load_gate
+from llmops.evals.judge.load import load_judge
 from llmops.evals.suite import SuiteConfig
 from llmops.feedback.campaign_file import load_campaign_file
 from llmops.serving.profile import load_profile
@@ -21,6 +22,7 @@ READERS = {
     "serving": load_profile,
     "evals/suites": lambda path: load_yaml(path, SuiteConfig),
     "evals/gates": load_gate,
+    "evals/judges": load_judge,
     "feedback_ui": load_campaign_file,
 }
 

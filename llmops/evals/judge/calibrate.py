@@ -1,0 +1,156 @@
+"""A judge held against people: the votes of a campaign about the two reports whose answers it judged.
+
+Nothing is counted until the campaign is complete or closed, and it is closed once its votes were looked at, so that
+nobody votes on with the result in sight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from llmops.errors import InvalidEvidence
+from llmops.evals.evidence import prompt_digest
+from llmops.evals.judge.agreement import OUTCOMES, agreement_figures, confusion, three_way
+from llmops.evals.judge.pairwise import Compared, figure, length_correlation, win_rate
+from llmops.evals.judge.ppi import SCORE, Calibrated, calibrated_win_rate
+from llmops.evals.judge.subject import Subject
+from llmops.ratings.book import RatingBook
+from llmops.ratings.campaigns import close_campaign
+from llmops.ratings.check import verify_ratings
+from llmops.ratings.frozen import freeze_votes
+from llmops.ratings.outcomes import Outcome, live, outcome, vote_of, votes_by_item
+from llmops.records import Campaign, Figure, JudgeCalibration, JudgementSet
+from llmops.registry.adapters import Registry
+from llmops.schema import short
+from llmops.settings import now
+
+EVEN = 0.5
+NO_OPINION = EVEN
+"""What a judge that gave no verdict is taken to predict: any constant keeps the calibrated rate right."""
+MIN_RATED = 3
+
+
+@dataclass(frozen=True)
+class Voted:
+    """A campaign's outcomes by case digest, and its votes frozen (the digest of the stored file)."""
+
+    outcomes: Mapping[str, Outcome]
+    votes: str
+    n_votes: int
+    n_raters: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A judge beside people: what is recorded of it, and the calibrated win rate less 50, in points."""
+
+    win_rate: Calibrated
+    figures: tuple[Figure, ...]
+    confusion: dict[str, dict[str, int]]
+    n_rated: int
+
+
+def n_missing(registry: Registry, campaign: Campaign) -> int:
+    """How many items still lack votes while more may come; 0 when the votes may be looked at."""
+    book = RatingBook(registry.store, registry.ledger, campaign)
+    if book.settled():
+        return 0
+    standing = book.standing()
+    return standing.n_items - standing.n_full
+
+
+def count_outcomes(registry: Registry, campaign: Campaign, subject: Subject) -> Voted:
+    """The outcomes of a settled campaign's items, by the case each is about; the campaign is closed.
+
+    Raises:
+        InvalidEvidence: ratings or items were altered, or the items are not the subject's answers.
+    """
+    book = RatingBook(registry.store, registry.ledger, campaign)
+    rows = book.ratings()
+    verify_ratings(registry.store, registry.ledger, campaign.digest())
+    cases = {
+        prompt_digest(case.messages): (case.digest, (ours.text, theirs.text))
+        for case, ours, theirs in zip(subject.cases, *subject.answers, strict=True)
+    }
+    case_of = {}
+    for item in book.items():
+        digest, answers = cases.get(prompt_digest(item.messages), ("", ("", "")))
+        if answers != item.answers:
+            raise InvalidEvidence(
+                f"campaign {campaign.name}: item {short(item.digest)} does not show the answers of the two reports; "
+                "open the campaign again with `llmops feedback open`"
+            )
+        case_of[item.digest] = digest
+    counting = [row for row in live(rows) if vote_of(row) is not None]
+    found = Voted(
+        {case_of[item]: outcome(votes) for item, votes in votes_by_item(rows).items()},
+        freeze_votes(registry.store, counting),
+        len(counting),
+        len({row.rater for row in counting}),
+    )
+    close_campaign(registry.ledger, campaign)
+    return found
+
+
+def calibrate(
+    subject: Subject, judged: Sequence[Compared | None], people: Mapping[str, Outcome], level: float
+) -> Calibration:
+    """Agreement on the rated cases, people's win rate alone, and the one that the judge's other cases sharpen.
+
+    `judged[i]` is about `subject.pairs()[i]`; `people` are outcomes by case digest; `level` is that of each bound.
+
+    Raises:
+        InvalidEvidence: fewer than 3 cases were rated.
+    """
+    cases = [pair[0].case.digest for pair in subject.pairs()]
+    verdicts = {case.case: case for case in judged if case is not None}
+    rated = [case for case in cases if case in people]
+    if len(rated) < MIN_RATED:
+        raise InvalidEvidence(
+            f"calibration: {len(rated)} rated cases; nothing can be calibrated on fewer than {MIN_RATED}"
+        )
+
+    def predicted(case: str) -> float:
+        return SCORE.get(verdicts[case].outcome, EVEN) if case in verdicts else NO_OPINION
+
+    found = calibrated_win_rate(
+        [(SCORE.get(people[case], EVEN), predicted(case)) for case in rated],
+        [predicted(case) for case in cases if case not in people],
+        level,
+    )
+    both = [case for case in rated if case in verdicts]
+    theirs, its = [three_way(people[case]) for case in both], [verdicts[case].outcome for case in both]
+    figures = [
+        figure("calibrated_win_rate", found.interval, shift=50.0),
+        figure("people_win_rate", win_rate([people[case] for case in rated], level), shift=50.0),
+        *agreement_figures(theirs, its, level),
+    ]
+    lengths = [verdicts[case].longer_by for case in both]
+    for name, outcomes in (("people_length_correlation", theirs), ("judge_length_correlation", its)):
+        correlation = length_correlation(outcomes, lengths, level)
+        figures += [] if correlation is None else [figure(name, correlation)]
+    counts = confusion(theirs, its)
+    table = {p: {j: int(counts[i, k]) for k, j in enumerate(OUTCOMES)} for i, p in enumerate(OUTCOMES)}
+    return Calibration(found, tuple(figures), table, len(rated))
+
+
+def calibration_record(
+    registry: Registry, judged: JudgementSet, campaign: Campaign, voted: Voted, found: Calibration
+) -> JudgeCalibration:
+    """Store what calibrating came to, and tell the ledger."""
+    record = JudgeCalibration(
+        judgements=judged.digest(),
+        campaign=campaign.digest(),
+        votes=voted.votes,
+        n_rated=found.n_rated,
+        n_votes=voted.n_votes,
+        n_raters=voted.n_raters,
+        weight=found.win_rate.weight,
+        figures=found.figures,
+        confusion=found.confusion,
+        created_at=now(),
+    )
+    body = {"calibration": registry.store.put_record(record), "judgements": record.judgements}
+    registry.ledger.append("judge.calibrated", {**body, "campaign": record.campaign, "judge": judged.judge})
+    return record
