@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmops.cli import ci
 from llmops.cli.consent import approvals_in_words, votes_in_words
-from llmops.cli.output import as_json, table
+from llmops.cli.output import as_json, progress, table
 from llmops.errors import VERDICT_EXIT_CODES, LlmopsError
 from llmops.records import Check, Decision
 from llmops.registry.adapters import Registry
 from llmops.registry.approvals import approvals_of, find_decision
 from llmops.schema import short
 from llmops.settings import find_workspace
+
+if TYPE_CHECKING:
+    from llmops.evals.gate.calibrate import Rate
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Decide about a candidate on evidence.")
 Gate = Annotated[Path, typer.Argument(help="A gate such as evals/gates/docstrings.yaml.")]
@@ -47,6 +50,32 @@ def check(
         from llmops.evals.reports.files import decision_texts
 
         ci.write_texts(outputs, ci.Texts(*decision_texts(workspace, decision, str(gate))), quiet=json)
+    raise typer.Exit(VERDICT_EXIT_CODES[decision.verdict])
+
+
+@app.command()
+def run(
+    gate: Gate,
+    adapter: Annotated[str, typer.Option(help="The candidate.")] = "latest",
+    endpoint: Annotated[
+        str | None, typer.Option(help="Endpoint URL; default: this workspace's `llmops serve`.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the decision.")] = False,
+) -> None:
+    """Declare the gate, evaluate all its suites in one session, and decide; exits as `llmops gate check` does."""
+    from llmops.cli.evaluate import endpoint_of
+    from llmops.evals.gate import check_gate, load_gate
+    from llmops.evals.run import EvalRequest, evaluate
+
+    workspace, asked = find_workspace(), load_gate(gate)
+    named = () if asked.baseline in ("champion", "base") else (asked.baseline,)
+    request = EvalRequest(
+        endpoint=endpoint or endpoint_of(workspace), adapters=(*named, adapter), gates=(gate,)
+    )
+    with progress("eval") as report:
+        reports = evaluate([gate.parent / file for file in asked.files.values()], request, workspace, report)
+    decision = check_gate(gate, workspace, adapter, reports[0].session)
+    print_decision(Registry.of(workspace), decision, json)
     raise typer.Exit(VERDICT_EXIT_CODES[decision.verdict])
 
 
@@ -134,6 +163,57 @@ def plan(
         for row in found
     ]  # fmt: skip
     typer.echo(table(head, rows))
+
+
+@app.command()
+def calibrate(
+    gate: Gate,
+    session: Annotated[
+        str | None, typer.Option(help="Session whose scores are shuffled; default: the newest.")
+    ] = None,
+    adapter: Annotated[
+        str, typer.Option(help="The candidate of the session, or who is asked twice.")
+    ] = "latest",
+    endpoint: Annotated[
+        str | None,
+        typer.Option(help="Ask one system twice at this URL instead of shuffling a session's scores."),
+    ] = None,
+    runs: Annotated[int, typer.Option(min=2, max=1000, help="With --endpoint: how many times twice.")] = 8,
+    n: Annotated[int, typer.Option(min=20, max=100_000, help="Without: how many shuffles.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the shuffles.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print the rates as JSON.")] = False,
+) -> None:
+    """How often the gate errs on your own data: false passes and false blocks of systems that are one in truth."""
+    from llmops.evals.gate import load_gate
+    from llmops.evals.gate.calibrate import calibrate as measure
+    from llmops.evals.gate.calibrate import one_by_one, shuffled
+    from llmops.evals.gate.decide import pilot
+    from llmops.evals.gate.twice import Twice, ask_twice
+
+    workspace = find_workspace()
+    if endpoint is not None:
+        with progress("calibrate") as report:
+            asked = ask_twice(gate, Twice(endpoint, adapter, runs), workspace, report)
+        n, draw = runs, one_by_one(asked)
+    else:
+        draw = shuffled(pilot(Registry.of(workspace), gate, session, adapter))
+    checks, verdicts = measure(load_gate(gate), draw, n, seed)
+    if json:
+        as_json({"checks": [asdict(c) for c in checks], "gate": {k: asdict(v) for k, v in verdicts.items()}})
+        return
+    rows = [
+        (c.check, c.kind, f"{c.nominal:.3g} %", _rate(c.false_pass), _rate(c.false_block), _rate(c.undecided))
+        for c in checks
+    ]
+    typer.echo(table(("check", "kind", "nominal", "false pass", "false block", "undecided"), rows))
+    said = ", ".join(f"{verdict} {_rate(found)}" for verdict, found in verdicts.items())
+    typer.echo(
+        f"metrics and slices of the gate on equal systems, {n:,} times: {said}; brackets are 95 % intervals"
+    )
+
+
+def _rate(found: Rate | None) -> str:
+    return f"{found.percent:.1f} % [{found.low:.1f}, {found.high:.1f}]" if found else "-"
 
 
 def print_decision(registry: Registry, decision: Decision, json: bool) -> None:

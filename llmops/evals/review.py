@@ -187,9 +187,17 @@ def _completions(registry: Registry, suite: Suite, report: Report, faults: list[
         faults.append(f"report of {report.system}: holds completions of {sorted(wrong)[0]}")
     samples = [tuple(found[i : i + n]) for i in range(0, len(found), n)]
     own = completion_faults(samples, report.model, report.prompt_contract, suite.config.max_errored_frac)
-    own += _recount(suite, report, samples)
+    own += _recount(suite, report, samples) + _silence(samples)
     faults += [f"report of {report.system}: {fault}" for fault in own]
     return samples
+
+
+def _silence(samples: list[Samples]) -> list[str]:
+    """A system that says nothing to anything is not there, whatever nothing scores."""
+    answers = [c for own in samples for c in own if c.status == "answered"]
+    if answers and not any(c.text.strip() or c.tool_calls for c in answers):
+        return [f"all {len(answers)} answers are empty; look at what the endpoint serves"]
+    return []
 
 
 def _recount(suite: Suite, report: Report, samples: list[Samples]) -> list[str]:

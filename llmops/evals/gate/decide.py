@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmops.errors import BadRequest, InvalidEvidence
+from llmops.evals.compare import Paired
 from llmops.evals.gate.config import GateConfig, load_gate
 from llmops.evals.gate.declare import declaration_fault, declared_at
 from llmops.evals.gate.lines import Line
@@ -104,6 +105,21 @@ def faults_of(evidence: dict[str, Evidence]) -> list[str]:
     if len(engines) > 1:
         faults.append("the suites were answered by different engines; evaluate all of them on one")
     return faults
+
+
+def pilot(registry: Registry, gate_path: Path, session: str | None, candidate: str) -> dict[str, Paired]:
+    """Both systems' scores on a gate's suites, whether or not the gate was declared before: to learn from, not decide.
+
+    Raises:
+        BadRequest: the gate, one of its suites, the baseline or the candidate do not exist.
+        InvalidEvidence: there are no such reports, or they are no evidence.
+    """
+    gate, record = load_gate(gate_path), registry.adapter(candidate)
+    evidence = gather(registry, gate_path, record, baseline_of(registry, gate, record), session)
+    faults = faults_of(evidence)
+    if faults:
+        raise InvalidEvidence(f"pilot: {faults[0]}; evaluate again")
+    return {name: of.paired for name, of in evidence.items() if of.paired is not None}
 
 
 def _engine(evidence: dict[str, Evidence]) -> EngineSignature | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from llmops.errors import BadRequest, InvalidEvidence
 from llmops.evals.gate.config import GateConfig, Guardrail, NonInferior, Superior, load_gate
-from llmops.evals.gate.decide import baseline_of, faults_of, gather
+from llmops.evals.gate.decide import pilot
 from llmops.evals.gate.lines import Line, label
 from llmops.evals.gate.metric_checks import Comparisons, metric_lines
 from llmops.evals.gate.slice_checks import part_lines
@@ -54,14 +54,14 @@ class Assumptions:
 
 
 def plan(
-    registry: Registry, gate_path: Path, pilot: str | None, candidate: str, assumed: Assumptions
+    registry: Registry, gate_path: Path, session: str | None, candidate: str, assumed: Assumptions
 ) -> list[Needed]:
     """What every check of a gate needs.
 
     Args:
         registry: where the pilot's reports are.
         gate_path: the gate.
-        pilot: a session whose two systems show the spread; None takes the newest, and goes without where there is none.
+        session: the pilot, a session whose two systems show the spread; None takes the newest, or goes without.
         candidate: the adapter of the pilot.
         assumed: what is taken for true.
 
@@ -71,9 +71,9 @@ def plan(
     """
     gate = load_gate(gate_path)
     try:
-        lines = _pilot_lines(registry, gate_path, pilot, candidate)
+        lines = _pilot_lines(registry, gate_path, session, candidate)
     except (BadRequest, InvalidEvidence):
-        if pilot is not None:
+        if session is not None:
             raise
         found = list(_without_pilot(gate, gate_path, assumed))
     else:
@@ -81,14 +81,8 @@ def plan(
     return [*found, *_votes(gate, assumed)]
 
 
-def _pilot_lines(registry: Registry, gate_path: Path, pilot: str | None, candidate: str) -> list[Line]:
-    gate, record = load_gate(gate_path), registry.adapter(candidate)
-    evidence = gather(registry, gate_path, record, baseline_of(registry, gate, record), pilot)
-    faults = faults_of(evidence)
-    if faults:
-        raise InvalidEvidence(f"pilot: {faults[0]}; evaluate again")
-    paired = {name: of.paired for name, of in evidence.items() if of.paired is not None}
-    about = Comparisons(gate, paired)
+def _pilot_lines(registry: Registry, gate_path: Path, session: str | None, candidate: str) -> list[Line]:
+    about = Comparisons(load_gate(gate_path), pilot(registry, gate_path, session, candidate))
     return metric_lines(about) + part_lines(about)
 
 
