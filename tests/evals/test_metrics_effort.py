@@ -130,10 +130,20 @@ def test_difference_of_medians_takes_both_systems_of_a_case_together() -> None:
     assert interval(a).method == "order statistics"
 
 
+def test_quantile_of_clusters_is_no_surer_for_their_size() -> None:
+    values = np.random.default_rng(2).lognormal(size=100)
+    once, thrice = (scored({"kind": "latency", "of": "median"}, seconds(v)) for v in (values, [*values] * 3))
+    groups = [f"g{i}" for i in range(100)] * 3
+    plain, clustered, blind = interval(once), interval(thrice, clusters=groups), interval(thrice)
+    assert clustered.method == f"clustered bootstrap, {N_RESAMPLES} resamples"
+    assert clustered.high - clustered.low == pytest.approx(plain.high - plain.low, rel=0.3)
+    assert clustered.high - clustered.low > 1.3 * (blind.high - blind.low)
+
+
 @pytest.mark.stats
 @pytest.mark.parametrize(("share", "n"), [(0.5, 20), (0.5, 101), (0.95, 59), (0.95, 200)])
 def test_quantile_comparison_of_equal_systems_errs_at_most_as_often_as_it_says(share: float, n: int) -> None:
-    rng, n_runs = np.random.default_rng([n, int(100 * share)]), 1500
+    rng, n_runs = np.random.default_rng([n, int(100 * share)]), 600
     wrong = 0
     for _ in range(n_runs):
         hardness = rng.normal(scale=0.5, size=n)

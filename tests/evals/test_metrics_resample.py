@@ -20,7 +20,7 @@ from tests.stats.calibration import CLOSE, ROUGH, assert_at_nominal, population,
 
 REFERENCES, BASELINE, CANDIDATE = synthetic_texts(40, ROUGH, CLOSE, seed=5)
 ONE_EACH = [[text] for text in REFERENCES]
-N = 25
+N = 10
 METRICS_OF_SACREBLEU = {"bleu": sacrebleu.BLEU(), "chrf": sacrebleu.CHRF(), "ter": sacrebleu.TER()}
 
 
@@ -86,11 +86,30 @@ def test_suite_chooses_bootstrap_intervals_and_they_agree_with_the_jackknife() -
     assert alone.method == "bootstrap, 4000 resamples"
 
 
+def test_clusters_are_drawn_as_a_whole() -> None:
+    """Every case three times is no more evidence: bounds as of the cases once, and the method says so."""
+    metric, groups = resolved({"kind": "chrf", "resamples": 2000}), [f"g{i}" for i in range(40)] * 3
+    once = [score([metric], answers(texts, ONE_EACH))["chrf"] for texts in (BASELINE, CANDIDATE)]
+    thrice = [score([metric], answers(texts * 3, ONE_EACH * 3))["chrf"] for texts in (BASELINE, CANDIDATE)]
+    plain, clustered = difference(*once), difference(*thrice, clusters=groups)
+    assert (clustered.low, clustered.high) == pytest.approx((plain.low, plain.high), rel=0.1)
+    assert clustered.method == "paired clustered bootstrap, 2000 resamples"
+    assert (clustered.n, clustered.n_clusters, plain.n_clusters) == (120, 40, None)
+    assert difference(*thrice, clusters=["one"] * 120).doubt is not None
+
+
+def test_few_cases_are_in_doubt() -> None:
+    metric = resolved({"kind": "chrf", "resamples": 500})
+    few = [score([metric], answers(texts[:5], ONE_EACH[:5]))["chrf"] for texts in (BASELINE, CANDIDATE)]
+    assert difference(*few).doubt == "5 independent units are too few: at least 8 are needed"
+
+
 @pytest.mark.stats
 @pytest.mark.parametrize("name", ["bleu", "chrf"])
 def test_bootstrap_of_equal_systems_errs_as_often_as_it_says(name: str) -> None:
     people, rng = population(name, 400, CLOSE, CLOSE, seed=2), np.random.default_rng(8)
     wrong = [
-        paired_bootstrap(people.sample_null(rng, 100), people.score, 0.95, Resampling(400)).low > 0 for _ in range(2000)
+        paired_bootstrap(people.sample_null(rng, 100), people.score, 0.95, Resampling(400)).low > 0
+        for _ in range(2000)
     ]
     assert_at_nominal(wrong, at_least=False)

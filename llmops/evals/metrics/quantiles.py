@@ -10,16 +10,19 @@ Shapes: N cases, R resamples.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy import stats as scipy_stats
 
 from llmops.errors import InvalidEvidence
-from llmops.stats import FloatArray, Interval
+from llmops.evals.metrics.resampling import around, counts_of
+from llmops.stats import FloatArray, Interval, Labels
+from llmops.stats.interval import IntArray, are_units, checked_pairs, cluster_codes, of_cases
 
 N_RESAMPLES = 2000
 _LEVEL = 0.95
-_CELLS = 1 << 21
 
 
 def quantile_of(values: FloatArray, share: float) -> float:
@@ -86,7 +89,7 @@ def _require_cases(n: int, share: float, level: float) -> None:
 
 def _resampled(systems: Sequence[FloatArray], share: float, codes: IntArray | None) -> list[FloatArray]:
     """[R] the quantile of each system's values on the same resamples of cases, or of whole clusters."""
-    units = codes if are_units(codes) else np.arange(len(systems[0]))
+    units: IntArray = codes if are_units(codes) else np.arange(len(systems[0]))
     found: list[list[FloatArray]] = [[] for _ in systems]
     for counts in counts_of(int(units.max()) + 1, N_RESAMPLES):
         for values, known in zip(systems, found, strict=True):

@@ -109,9 +109,7 @@ def paired_bootstrap(
     return replace(found, method=f"paired {found.method}")
 
 
-def around(
-    estimate: float, values: FloatArray, level: float, codes: IntArray | None, n: int
-) -> Interval:
+def around(estimate: float, values: FloatArray, level: float, codes: IntArray | None, n: int) -> Interval:
     """The interval of an estimate whose error shows in its values [R] on resamples of the units of n cases.
 
     Standard error and skewness of the values take the place of the jackknife's in `llmops.stats.student`, with its
