@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -158,7 +159,8 @@ class Limits(MetricSettings):
         """The metric; `folder` is not read."""
         del folder
         spelt = "|".join(f"{name}:{value}" for name, value in self._spelt().items())
-        return binary_metric(self.label, self._holds, f"limits|{spelt}")
+        metric = binary_metric(self.label, self._holds, f"limits|{spelt}")
+        return replace(metric, needs_latency=self.max_latency_s is not None)
 
     def _holds(self, _: Case, sample: Completion) -> bool:
         text = sample.text.strip()

@@ -6,6 +6,7 @@ A case's number is the mean over its samples; of a conversation of several turns
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -37,7 +38,7 @@ class Latency(MetricSettings):
         """The metric; `folder` is not read."""
         del folder
         if self.of == "mean":
-            return _mean_metric(self.label, "s", _latency, "latency|of:mean")
+            return _latency_metric(self.label)
         share = 0.5 if self.of == "median" else 0.95
         return Metric(
             self.label,
@@ -47,6 +48,7 @@ class Latency(MetricSettings):
             better="lower",
             unit="s",
             needs_references=False,
+            needs_latency=True,
             share=share,
         )
 
@@ -92,6 +94,10 @@ def _latency(sample: Completion) -> float:
     return sample.latency_s
 
 
+def _latency_metric(name: str) -> Metric:
+    return replace(_mean_metric(name, "s", _latency, "latency|of:mean"), needs_latency=True)
+
+
 def _mean_metric(name: str, unit: str, number: Callable[[Completion], float], settings: str) -> Metric:
     def measure(answers: Answers) -> Measured:
         return mean_of_samples(answers, _each(answers, number))
@@ -108,7 +114,7 @@ def _mean_metric(name: str, unit: str, number: Callable[[Completion], float], se
 
 
 EFFORT: dict[str, Metric] = {
-    "latency": _mean_metric("latency", "s", _latency, "latency|of:mean"),
+    "latency": _latency_metric("latency"),
     "prompt_tokens": _mean_metric("prompt_tokens", "tokens", lambda s: s.n_prompt_tokens, "prompt_tokens"),
     "completion_tokens": _mean_metric(
         "completion_tokens", "tokens", lambda s: s.n_completion_tokens, "completion_tokens"
