@@ -115,13 +115,13 @@ def load_suite(path: Path, registry: Registry) -> Suite:
             reference or expectation that a metric needs.
         InvalidEvidence: the dataset's files were altered.
     """
-    from llmops.evals.metrics.config import resolve_metrics
+    from llmops.evals.metrics.config import suite_metrics
 
     config = load_yaml(path, SuiteConfig)
     cases = resolve_cases(config.cases, path.parent, registry.store, registry.ledger)
     if len(cases) < 2:
         raise DataError(f"{path}: {len(cases)} cases; nothing can be estimated from fewer than 2, add cases")
-    metrics = resolve_metrics(config.metrics, path, config.samples)
+    metrics = suite_metrics(config.metrics, path, config.samples)
     _require_references(path, metrics, cases)
     _require_groups(path, config, cases)
     for check in filter(None, (metric.check_case for metric in metrics)):

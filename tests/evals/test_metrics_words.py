@@ -14,7 +14,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from llmops.errors import ConfigError
 from llmops.evals.metrics import METRICS, Metric, Scores, score
-from llmops.evals.metrics.config import check_metrics, resolve_metrics
+from llmops.evals.metrics.config import check_metrics, suite_metrics
 from tests.evals.scoring import answers, score_texts
 
 # Letters that change length or class when folded, words of several scripts, and what ROUGE takes as one word or two.
@@ -23,7 +23,7 @@ SCRIPTS = st.text("aB \n\t.'9ıİÉßΣ東ก𝒳é\u0301\u200d\U0001f1e9", max_
 
 def resolved(spelt: Any, folder: Path = Path(), samples: int = 1) -> Metric:
     """The one metric that a suite spells so."""
-    (metric,) = resolve_metrics(check_metrics((spelt,)), folder / "suite.yaml", samples)
+    (metric,) = suite_metrics(check_metrics((spelt,)), folder / "suite.yaml", samples)
     return metric
 
 
@@ -185,4 +185,4 @@ def test_two_metrics_of_one_kind_need_two_names() -> None:
     with pytest.raises(ValueError, match="metric regex is named twice"):
         check_metrics(twice)
     named = check_metrics(({**twice[0], "name": "first"}, twice[1]))
-    assert [m.name for m in resolve_metrics(named, Path("suite.yaml"), 1)] == ["first", "regex"]
+    assert [m.name for m in suite_metrics(named, Path("suite.yaml"), 1)] == ["first", "regex"]

@@ -78,23 +78,32 @@ def check_metrics(spelt: tuple[Any, ...]) -> tuple[str | MetricSettings, ...]:
     return configs
 
 
-def resolve_metrics(
+def resolve_metrics(configs: tuple[str | MetricSettings, ...], folder: Path) -> tuple[Metric, ...]:
+    """The metrics of a suite in `folder`, in its order.
+
+    Raises:
+        BadRequest: a file or model that one of them reads is missing or does not say what it must.
+        CouldNotRun: the package index did not deliver a model.
+    """
+    return tuple(_resolved(config, folder) for config in configs)
+
+
+def suite_metrics(
     configs: tuple[str | MetricSettings, ...], suite: Path, n_samples: int
 ) -> tuple[Metric, ...]:
-    """The metrics of a suite, in its order.
+    """The metrics of a suite that is about to be run, in its order.
 
     Args:
         configs: what `check_metrics` gave.
-        suite: its file; the files of metrics are relative to its folder.
+        suite: its file.
         n_samples: how many samples it draws of each case.
 
     Raises:
-        ConfigError: a file or model that one of them reads is missing or does not say what it must, or one needs more
-            samples; names the suite.
+        ConfigError: as `resolve_metrics`, or a metric needs more samples; names the suite.
         CouldNotRun: the package index did not deliver a model.
     """
     try:
-        metrics = tuple(_resolved(config, suite.parent) for config in configs)
+        metrics = resolve_metrics(configs, suite.parent)
     except BadRequest as error:
         raise ConfigError(f"{suite}: metrics: {error}") from error
     for metric in metrics:

@@ -82,14 +82,14 @@ def find_metrics(workspace: Workspace, suite: str, suite_files: Sequence[Path] =
     for path in suite_files:
         config = load_yaml(path, SuiteConfig)
         if config.name == suite:
-            return resolve_metrics(config.metrics, path, config.samples)
+            return resolve_metrics(config.metrics, path.parent)
     for path in sorted(workspace.suites.glob("*.yaml")):
         try:
             config = load_yaml(path, SuiteConfig)
         except ConfigError:  # another suite's trouble is its own
             continue
         if config.name == suite:
-            return resolve_metrics(config.metrics, path, config.samples)
+            return resolve_metrics(config.metrics, path.parent)
     raise BadRequest(
         f"suite {suite}: no file in {workspace.suites} has that name; give its file with --suite-file"
     )
