@@ -90,6 +90,7 @@ class _Call:
         self._in_points = in_points
 
     def measure(self, answers: Answers) -> Measured:
+        """Its numbers of all samples; DataError names the case where it gives none."""
         values = [self._one(answer.case, sample) for answer in answers for sample in answer.samples]
         return mean_of_samples(answers, np.array(values, dtype=np.float64))
 

@@ -124,6 +124,7 @@ class _Scored:
         self._known: dict[tuple[str, tuple[str, ...]], float] = {}
 
     def measure(self, answers: Answers) -> Measured:
+        """Its numbers of all samples; DataError where one is none, or the whole is no mean of them."""
         config = self._config
         several = next((a.case for a in answers if len(a.case.references) > 1), None)
         if config.references == "one" and several is not None:
