@@ -255,7 +255,8 @@ def _cell(report: Report, name: str) -> str:
     m = report.metrics.get(name)
     if m is None:  # too few cases were answered to score any
         return "-"
-    return f"{m.value:.1f} [{m.low:.1f}, {m.high:.1f}]"
+    shown = ".1f" if m.unit == "points" else ".4g"
+    return f"{m.value:{shown}} [{m.low:{shown}}, {m.high:{shown}}]"
 
 
 def _level(report: Report) -> str:

@@ -10,7 +10,7 @@ import pytest
 import sacrebleu
 
 from tests.evals.conftest import Room, number, right
-from tests.evals.counterpart import Counterpart
+from tests.evals.counterpart import Counterpart, Fault
 from tests.in_process import llmops
 
 
@@ -177,3 +177,47 @@ def test_every_case_is_held_against_its_own_expectations(room: Room) -> None:
     done = llmops(room.workspace.root, "eval", "--endpoint", counterpart.url, suite.name)
     assert (done.code, counterpart.asked) == (2, [])
     assert "case cases.jsonl:3: expected.json_schema is no JSON schema" in done.err
+
+
+def test_calls_of_tools_are_held_against_the_case(room: Room) -> None:
+    tools = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+    wanted = [{"tool_calls": [{"name": "add", "arguments": {"n": i}}]} for i in range(4)]
+    lines = [{"prompt": f"question {i}", "tools": tools, "expected": wanted[i]} for i in range(4)]
+    file = room.workspace.root / "cases.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def script(model: str, prompt: str, nth: int) -> Fault:
+        off = model.startswith("base@") and number(prompt) % 2
+        return Fault(calls=(("add", json.dumps({"n": float(number(prompt) + off)})),))
+
+    cases = {"kind": "file", "path": "cases.jsonl"}
+    found = evaluated(room, room.serve(script), ["tool_calls"], cases=cases)
+    assert found["adapter"]["metrics"]["tool_calls"]["value"] == 100
+    assert found["base"]["metrics"]["tool_calls"]["value"] == 50
+
+
+def test_gate_decides_on_a_function_and_on_no_other_state_of_its_file(room: Room) -> None:
+    file = room.workspace.root / "mine.py"
+    file.write_text("def right(completion, case):\n    return completion in case.references\n")
+    room.suite(metrics=[{"kind": "function", "function": "mine.py::right", "yes_or_no": True}])
+    room.gate({"metric": "right", "kind": "superior", "by": 10})
+    root, counterpart = room.workspace.root, room.serve(answer)
+    assert llmops(root, "gate", "declare", "gate.yaml").code == 0
+    assert llmops(root, "eval", "--endpoint", counterpart.url, "suite.yaml").code == 0
+    done = llmops(root, "gate", "check", "gate.yaml")
+    assert (done.code, "PASS" in done.out) == (0, True), done.out + done.err
+    file.write_text("def right(completion, case):\n    return True\n")
+    changed = llmops(root, "gate", "check", "gate.yaml")
+    assert (changed.code, "INVALID" in changed.out) == (4, True), changed.out + changed.err
+
+
+def test_table_shows_small_numbers_of_other_units(room: Room) -> None:
+    cost = {"kind": "cost", "prompt": 0.1, "completion": 0.1}
+    counterpart = room.serve(lambda model, prompt, nth: "a b")
+    done = llmops(
+        room.workspace.root, "eval", "--endpoint", counterpart.url, room.suite(metrics=["json", cost]).name
+    )
+    assert done.code == 0, done.err
+    value = sum(len(prompt) + 2 for _, prompt in counterpart.asked) / len(counterpart.asked) / 1e4
+    assert f"{value:.4g} [" in done.out
+    assert "0.0 [" in done.out  # points keep one decimal

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import socket
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,12 @@ def test_metric_that_is_nowhere_is_refused_in_one_line(script: Path, monkeypatch
         ConfigError, match=r"suite\.yaml: metrics: metric no_such: no script beside the suite, and none"
     ):
         resolved({"kind": "evaluate", "path": "no_such"}, script)
+
+
+def test_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "evaluate", None)
+    with pytest.raises(ConfigError, match=r"needs a package; pip install 'llmops\[evaluate\]'"):
+        resolved({"kind": "evaluate", "path": "only_here"}, tmp_path)
 
 
 # --- encoders

@@ -106,6 +106,8 @@ def embed(path: Path, texts: Sequence[str], max_tokens: int) -> FloatArray:
 @cache
 def _loaded(path: Path) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # of weights: it would cut through the command's own
     model = AutoModel.from_pretrained(str(path), local_files_only=True)
     return AutoTokenizer.from_pretrained(str(path), local_files_only=True), model.eval()
