@@ -33,6 +33,7 @@ EventKind = Literal[
     "gate.declared",
     "report.stored",
     "lm_eval.stored",
+    "suite.grown",
     "judged",
     "judge.calibrated",
     "campaign.opened",

@@ -20,6 +20,8 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
     context = command.context_class(command, info_name="llmops")
     rest = list(words)
     while hasattr(command, "resolve_command"):
+        command.parse_args(context, rest)  # where a group puts in the command that may go unnamed
+        rest = [*context._protected_args, *context.args]
         name, found, rest = command.resolve_command(context, rest)
         assert found is not None, words
         command, context = found, found.context_class(found, info_name=name, parent=context)

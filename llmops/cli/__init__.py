@@ -24,6 +24,7 @@ from llmops.cli import (
     feedback,
     finetune,
     gate,
+    grow,
     judge,
     ledger,
     lineage,
@@ -63,6 +64,7 @@ app.command("card")(export.card)
 app.command("serve")(serve.serve)
 app.command("stop")(serve.stop)
 evaluate.app.command("compare")(compare.compare)
+evaluate.app.command("grow")(grow.grow)
 evaluate.app.command("judge")(judge.judge)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(gate.app, name="gate")

@@ -56,9 +56,9 @@ class Outputs:
 class Texts:
     """What there is to write; `annotations` has one workflow command a line."""
 
-    junit: str
-    markdown: str
-    annotations: str
+    junit: str = ""
+    markdown: str = ""
+    annotations: str = ""
 
 
 def write_texts(outputs: Outputs, texts: Texts, quiet: bool = False) -> None:

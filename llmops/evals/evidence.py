@@ -7,7 +7,7 @@ stored number.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -136,7 +136,7 @@ def leak_fault(registry: Registry, record: AdapterRecord, cases: Sequence[Case])
     whose training data is named but cannot be read is no evidence.
     """
     try:
-        trained = _trained_prompts(registry, record)
+        trained = {prompt_digest(messages) for messages in trained_messages(registry, record)}
     except LlmopsError as error:
         return [f"whether cases were trained on cannot be checked: {error}"]
     n = sum(prompt_digest(case.messages) in trained for case in cases)
@@ -148,13 +148,12 @@ def prompt_digest(messages: Sequence[Message]) -> str:
     return digest_of([m.spelling for m in messages])
 
 
-def _trained_prompts(registry: Registry, record: AdapterRecord) -> set[str]:
-    """Digests of all prompts behind an adapter's weights.
+def trained_messages(registry: Registry, record: AdapterRecord) -> Iterator[Sequence[Message]]:
+    """All prompts behind an adapter's weights.
 
     Raises:
         LlmopsError: something on the way cannot be read.
     """
-    found: set[str] = set()
     waiting, seen = [record.adapter], set[str]()
     while waiting:
         adapter = waiting.pop()
@@ -164,16 +163,14 @@ def _trained_prompts(registry: Registry, record: AdapterRecord) -> set[str]:
         for lineage in _lineages(registry, adapter):
             if lineage.dataset is not None:
                 snapshot = registry.store.get_record(DatasetSnapshot, lineage.dataset)
-                rows = load_pool(registry.store, snapshot, "train")
-                found |= {prompt_digest(row.messages[:-1]) for row in rows}
+                for row in load_pool(registry.store, snapshot, "train"):
+                    yield row.messages[:-1]
             if lineage.preferences is not None:
-                pairs = load_pairs(
-                    registry.store, registry.store.get_record(PreferenceSnapshot, lineage.preferences)
-                )
-                found |= {prompt_digest(pair.messages) for pair in pairs}
+                preferences = registry.store.get_record(PreferenceSnapshot, lineage.preferences)
+                for pair in load_pairs(registry.store, preferences):
+                    yield pair.messages
             if lineage.continues is not None:
                 waiting.append(lineage.continues)
-    return found
 
 
 def _lineages(registry: Registry, adapter: str) -> list[Lineage]:

@@ -141,6 +141,7 @@ def _answer_row(result: Result) -> JsonDict:
     return {
         "answered": n,
         "errored": sum(map(len, result.samples)) - n,
+        "cached": sum(c.cached for c in answered),
         "cut": sum(c.finish_reason == "length" for c in answered) / n if n else None,
         "tokens": statistics.fmean(c.n_completion_tokens for c in answered) if n else None,
         "latency": statistics.median(c.latency_s for c in answered) if n else None,

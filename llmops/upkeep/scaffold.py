@@ -191,7 +191,9 @@ def _changed(content: bytes, path: PurePosixPath, change: Change) -> bytes | Non
         return retarget(content.decode(), path, change).encode()
     if path.parts[0] == "data" or path.as_posix() == "recipes/README.md":
         return None  # the example's builder, and what was measured on its data
-    speaks = path.suffix in (".md", ".sbatch")  # of the example's recipes
+    speaks = (
+        path.suffix in (".md", ".sbatch", ".yml") or path.name == "Jenkinsfile"
+    )  # of the example's recipes
     return renamed(content.decode(), change.own.name).encode() if speaks else content
 
 

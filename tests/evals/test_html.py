@@ -17,6 +17,7 @@ from tests.evals.conftest import Room, number, right
 from tests.evals.counterpart import Fault
 from tests.evals.sessions import METRICS, SYSTEMS, case, completion, evaluated, seconds
 
+BASE = next(iter(SYSTEMS))
 HOSTILE = "<script>alert('gotcha')</script><img src=x onerror=alert(1)>\"'&amp; \u202e"
 VOID = {"meta", "br", "img", "link", "line", "circle", "rect", "path"}
 
@@ -172,6 +173,18 @@ def test_conversations_calls_and_samples_stand_in_the_case_they_belong_to() -> N
     assert f"{asked} {both}" in text
     assert "first said 1" not in text
     assert "3 cases from 2 groups, 3 answers each" in text
+
+
+def test_answers_of_earlier_sessions_are_counted_where_there_are_any() -> None:
+    cases = [case(i) for i in range(4)]
+    texts = []
+    for n in (0, 3):
+        part = evaluated(cases, lambda s, i, k, n=n: completion(cases[i], s, f"answer {i}", cached=i < n))  # type: ignore[misc]
+        texts.append(re.sub(r"\s+", " ", " ".join(parsed(render([part])).text)))
+    assert "cached" not in texts[0]
+    assert (
+        f"of them cached errored cut at 16 tokens tokens, mean latency, median {BASE} 4 3 0 0 %" in texts[1]
+    )
 
 
 def test_a_session_of_two_suites_has_a_section_for_each() -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from llmops.evals.reports import junit, markdown, marks
 from llmops.evals.reports.parquet import read_metadata, write_samples
-from llmops.records import ToolCall
+from llmops.records import Check, ToolCall
 from tests.evals.conftest import Room, number, right
 from tests.evals.counterpart import Fault
 from tests.evals.junit_schema import outcomes, read
 from tests.evals.sessions import SYSTEMS, case, completion, evaluated, seconds
+from tests.evidence import decide, engine_of
 from tests.in_process import llmops
 
 BASE, TUNED = SYSTEMS
@@ -164,6 +166,7 @@ def test_every_sample_is_a_row_that_pandas_and_datasets_read(room: Room) -> None
         assert own["score.exact_match"].mean() == pytest.approx(report.metrics["exact_match"].value)
         assert set(own.report) == {report.digest()}
         assert set(own.answered_by) == {report.model}
+        assert not own.cached.any()
     first = frame.iloc[0]
     assert first["messages"][0]["content"].replace("question", "answer") == first["references"][0]
     rows = datasets.Dataset.from_parquet(str(path), cache_dir=str(room.folder / "cache"))
@@ -205,3 +208,25 @@ def test_the_table_keeps_slices_conversations_calls_and_leaves_unscored_cases_em
     assert base["metrics"] == {
         "wait": {"signature": "wait|v:1", "unit": "s", "better": "lower", "kind": "mean"}
     }
+
+
+def test_votes_that_are_still_being_given_show_no_number_and_other_units_show_theirs(room: Room) -> None:
+    decision, _ = decide(room.registry, room.adapter, engine_of(room.base), verdict="INCONCLUSIVE")
+    open_votes = Check(
+        "win_rate", "superior", 0.0, 73.1, 50.0, 23.1, 12.5, 33.9, 0.95, 40, "INCONCLUSIVE", 80, "t"
+    )
+    wait = Check(
+        "wait", "non_inferior", 0.1, 0.52, 0.5, 0.02, -0.01, 0.05, 0.95, 40, "PASS", None, "t",
+        role="guardrail", suite="long", group="topic=law", better="lower", unit="s",
+    )  # fmt: skip
+    decision = replace(decision, checks=(open_votes, wait), ratings=None)
+    text, xml = markdown.of_decision(decision), junit.of_decision(decision)
+    for said in (text, xml):
+        assert "not counted yet" in said
+        assert not re.search(r"73\.1|23\.1|12\.5|33\.9", said)
+    assert (
+        "| guardrail long wait \\[topic=law\\] non\\_inferior | 0.500 s | 0.520 s | +0.0200 s [-0.0100, +0.0500] "
+        "| < +0.100 s | 40 | ✅ PASS |"
+    ) in text
+    (found,) = outcomes(read(xml)).values()
+    assert found["guardrail long wait [topic=law] non_inferior"] == "passed"

@@ -36,10 +36,8 @@ class Evaluated:
         last = len(self.results) - 1
         chosen = [(0, i) for i in range(1, last)] + [(i, last) for i in range(last)]
         pairs = ((self.results[a], self.results[b]) for a, b in reversed(chosen))
-        found = (
-            compare(self.suite.metrics, self.suite.cases, pair, clusters=self.suite.clusters)
-            for pair in pairs
-        )
+        how = How(clusters=self.suite.clusters)
+        found = (compare(self.suite.metrics, self.suite.cases, pair, how) for pair in pairs)
         return tuple(comparison for comparison in found if comparison is not None)
 
 
@@ -132,27 +130,35 @@ class Comparison:
         }
 
 
+@dataclass(frozen=True)
+class How:
+    """How two results are held against each other.
+
+    `by` is the metric that orders the cases (None: the first), `clusters` each case's cluster (`Suite.clusters`;
+    None where cases are independent), `n_shown` how many of the worst and best are kept.
+    """
+
+    by: str | None = None
+    clusters: Sequence[str] | None = None
+    n_shown: int = N_SHOWN
+
+
 def compare(
-    metrics: Sequence[Metric],
-    cases: Sequence[Case],
-    results: tuple[Result, Result],
-    by: str | None = None,
-    clusters: Sequence[str] | None = None,
+    metrics: Sequence[Metric], cases: Sequence[Case], results: tuple[Result, Result], how: How
 ) -> Comparison | None:
     """Hold the second of two results against the first; None when fewer than two cases were answered by both.
 
     Args:
-        metrics: those of the suite; the first orders the cases unless `by` names another.
+        metrics: those of the suite.
         cases: the cases that both results answer, in their order.
         results: baseline and candidate.
-        by: the metric that orders worst and best cases.
-        clusters: each case's cluster (`Suite.clusters`); None where cases are independent.
+        how: what orders the cases, and what they depend on.
     """
     before, after = results
-    paired = pair(metrics, cases, before.samples, after.samples, clusters)
+    paired = pair(metrics, cases, before.samples, after.samples, how.clusters)
     if paired is None:
         return None
-    by = by or metrics[0].name
+    by = how.by or metrics[0].name
     ordered = sorted(_case_lines(paired, results, cases, by), key=lambda line: line.gain)
     return Comparison(
         baseline=before.report,
@@ -162,8 +168,8 @@ def compare(
         n_left_out=len(cases) - len(paired.cases),
         metrics=_metric_lines(paired),
         slices=_slice_lines(paired),
-        worst=tuple(line for line in ordered[:N_SHOWN] if line.gain < 0),
-        best=tuple(line for line in ordered[: -N_SHOWN - 1 : -1] if line.gain > 0),
+        worst=tuple(line for line in ordered[: how.n_shown] if line.gain < 0),
+        best=tuple(line for line in ordered[: -how.n_shown - 1 : -1] if line.gain > 0),
         paired=paired,
     )
 

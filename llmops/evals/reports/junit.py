@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 from llmops.evals.evidence import Result
 from llmops.evals.reports.comparison import Comparison, Evaluated
-from llmops.evals.reports.units import shown, shown_interval
+from llmops.evals.reports.units import check_name, is_open, must_be, shown, shown_difference, shown_interval
 from llmops.records import Case, Decision, MetricResult
 from llmops.schema import short
 
@@ -96,13 +96,15 @@ def of_decision(decision: Decision) -> str:
         suite.add("evidence", text="\n".join(decision.reports))
     for check in decision.checks:
         numbers = (
-            f"difference {check.difference:+.4g} [{check.low:+.4g}, {check.high:+.4g}], threshold "
-            f"{check.threshold:+g}, {check.n_cases} cases"
+            f"difference {shown_interval(check, check.unit)}, must be {must_be(check)} "
+            f"{shown_difference(check.threshold, check.unit)}, {check.n_cases} cases"
         )
+        if is_open(check, decision):
+            numbers = "not counted yet"
         if check.n_needed is not None:
             numbers += f", about {check.n_needed:,} needed"
         kind = {"PASS": None, "FAIL": "failure"}.get(check.verdict, "error")
-        suite.add(f"{check.metric} {check.kind}", kind, check.verdict, numbers)
+        suite.add(check_name(check), kind, check.verdict, numbers)
     return _document("llmops gate", [suite])
 
 

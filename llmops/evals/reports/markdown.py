@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 
 from llmops.evals.reports.comparison import CaseLine, Comparison, Evaluated, MetricLine
 from llmops.evals.reports.stored import Held
-from llmops.evals.reports.units import shown, shown_interval
-from llmops.records import Case, Check, Completion, Decision, MetricResult, Report
+from llmops.evals.reports.units import check_name, is_open, must_be, shown, shown_difference, shown_interval
+from llmops.records import Case, Completion, Decision, MetricResult, Report
 from llmops.schema import short
 
 MAX_TEXT = 1000  # characters of one text that are shown
@@ -81,7 +81,7 @@ def of_decision(decision: Decision, session: str | None = None) -> str:
         f"`{short(decision.digest())}`, gate file `{short(decision.gate_digest)}`.",
     ]
     if decision.checks:
-        blocks.append(_checks_table(decision.checks))
+        blocks.append(_checks_table(decision))
     if decision.reasons:
         blocks.append("\n".join(f"- {cell(reason)}" for reason in decision.reasons))
     if decision.n_approvals:
@@ -210,18 +210,20 @@ def _asked(case: Case) -> str:
     return "\n\n".join([*turns, *(f"user: {text}" for text in case.follow_ups)])
 
 
-def _checks_table(checks: Sequence[Check]) -> str:
+def _checks_table(decision: Decision) -> str:
     rows = []
-    for check in checks:
+    for check in decision.checks:
+        candidate, difference = shown(check.candidate, check.unit), shown_interval(check, check.unit)
+        if is_open(check, decision):
+            candidate, difference = "?", "not counted yet"
         needed = f" of {check.n_needed:,} needed" if check.n_needed else ""
-        sign = "<" if check.kind == "at_most" else ">"
         rows.append(
             [
-                cell(check.metric),
-                f"{check.baseline:.4g}",
-                f"{check.candidate:.4g}",
-                f"{check.difference:+.4g} [{check.low:+.4g}, {check.high:+.4g}]",
-                f"{sign} {check.threshold:+g}",
+                cell(check_name(check)),
+                shown(check.baseline, check.unit),
+                candidate,
+                difference,
+                f"{must_be(check)} {shown_difference(check.threshold, check.unit)}",
                 f"{check.n_cases:,}{needed}",
                 f"{VERDICT_MARKS[check.verdict]} {check.verdict}",
             ]

@@ -63,8 +63,8 @@ def _schema(slices: Sequence[str], metrics: Sequence[str]) -> pa.Schema:
         ("expected", text), ("status", text), ("error", text), ("finish_reason", text), ("text", text),
         ("earlier", texts), ("tool_calls", pa.list_(call)), ("n_prompt_tokens", count),
         ("n_completion_tokens", count), ("latency_s", pa.float64()), ("reference_logprob", pa.float64()),
-        ("n_reference_tokens", count), ("answered_by", text), ("prompt_contract", text), ("suite_digest", text),
-        ("report", text),
+        ("n_reference_tokens", count), ("answered_by", text), ("prompt_contract", text), ("cached", pa.bool_()),
+        ("suite_digest", text), ("report", text),
     ]  # fmt: skip
     columns += [(f"slice.{name}", text) for name in slices]
     columns += [(f"score.{name}", pa.float64()) for name in metrics]
@@ -109,7 +109,7 @@ def _turn(message: Message) -> JsonDict:
 def _sample_columns(sample: Completion) -> JsonDict:
     plain = (
         "system", "sample", "status", "error", "finish_reason", "text", "n_prompt_tokens", "n_completion_tokens",
-        "latency_s", "reference_logprob", "n_reference_tokens", "answered_by", "prompt_contract",
+        "latency_s", "reference_logprob", "n_reference_tokens", "answered_by", "prompt_contract", "cached",
     )  # fmt: skip
     found: JsonDict = {name: getattr(sample, name) for name in plain}
     return found | {"earlier": list(sample.earlier), "tool_calls": [_call(c) for c in sample.tool_calls]}
@@ -134,6 +134,7 @@ def _metadata(results: Sequence[Result]) -> JsonDict:
             "decoding": r.report.decoding,
             "n_cases": r.report.n_cases,
             "n_samples": r.report.n_samples,
+            "n_cached": r.report.n_cached,
             "invalid": list(r.report.invalid),
             "metrics": {
                 name: {"signature": s.signature, "unit": s.unit, "better": s.better, "kind": s.kind}

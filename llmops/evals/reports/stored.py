@@ -5,15 +5,16 @@ Scores are computed anew from the completions: two reports are compared by one i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmops.engines.completions import load_samples
-from llmops.errors import BadRequest, ConfigError, InvalidEvidence
+from llmops.errors import BadRequest, ConfigError, InvalidEvidence, LlmopsError
 from llmops.evals.evidence import Result, engine_fault, scores_of
-from llmops.evals.reports.comparison import Comparison, compare
+from llmops.evals.reports.comparison import Comparison, How, compare
+from llmops.evals.session import find_session
 from llmops.evals.suite import SuiteConfig
 from llmops.records import Case, Report
 from llmops.registry.adapters import Registry
@@ -70,8 +71,20 @@ def compare_stored(workspace: Workspace, wanted: Wanted) -> list[Held]:
     return [_held(registry, workspace, (before[name], after[name]), wanted) for name in suites]
 
 
-def find_metrics(workspace: Workspace, suite: str, suite_files: Sequence[Path] = ()) -> tuple[Metric, ...]:
-    """The metrics of a suite by its name, from a file that is given or lies in `evals/suites`.
+@dataclass(frozen=True, eq=False)
+class Scoring:
+    """How a suite scores: its metrics, and whether cases of one group count as alike."""
+
+    metrics: tuple[Metric, ...]
+    clustered: bool
+
+    def clusters(self, cases: Sequence[Case]) -> tuple[str, ...] | None:
+        """Each case's cluster; None where the suite takes cases as independent."""
+        return tuple(case.group for case in cases) if self.clustered else None
+
+
+def find_scoring(workspace: Workspace, report: Report, suite_files: Sequence[Path] = ()) -> Scoring:
+    """How a report's suite scores, from a file that is given, the one it was evaluated with, or one in `evals/suites`.
 
     Raises:
         ConfigError: a given file cannot be used.
@@ -81,18 +94,27 @@ def find_metrics(workspace: Workspace, suite: str, suite_files: Sequence[Path] =
 
     for path in suite_files:
         config = load_yaml(path, SuiteConfig)
-        if config.name == suite:
-            return resolve_metrics(config.metrics, path.parent)
-    for path in sorted(workspace.suites.glob("*.yaml")):
+        if config.name == report.suite:
+            return Scoring(resolve_metrics(config.metrics, path.parent), config.cluster is not None)
+    for path in _known_files(workspace, report):
         try:
             config = load_yaml(path, SuiteConfig)
-        except ConfigError:  # another suite's trouble is its own
+        except ConfigError:  # gone since, or another suite's trouble
             continue
-        if config.name == suite:
-            return resolve_metrics(config.metrics, path.parent)
+        if config.name == report.suite:
+            return Scoring(resolve_metrics(config.metrics, path.parent), config.cluster is not None)
     raise BadRequest(
-        f"suite {suite}: no file in {workspace.suites} has that name; give its file with --suite-file"
+        f"suite {report.suite}: no file in {workspace.suites} has that name; give its file with --suite-file"
     )
+
+
+def _known_files(workspace: Workspace, report: Report) -> Iterator[Path]:
+    try:
+        suites = find_session(workspace, report.session).record().suites
+    except LlmopsError:  # a session's folder may be gone, its report stays
+        suites = ()
+    yield from (workspace.root / suite.path for suite in suites if suite.name == report.suite)
+    yield from sorted(workspace.suites.glob("*.yaml"))
 
 
 def load_result(
@@ -149,7 +171,8 @@ def _listed(names: Sequence[str] | dict[str, Report]) -> str:
 
 
 def _held(registry: Registry, workspace: Workspace, reports: tuple[Report, Report], wanted: Wanted) -> Held:
-    metrics = find_metrics(workspace, reports[1].suite, wanted.suite_files)
+    scoring = find_scoring(workspace, reports[1], wanted.suite_files)
+    metrics = scoring.metrics
     known = [metric.name for metric in metrics]
     if wanted.by is not None and wanted.by not in known:
         raise BadRequest(
@@ -160,7 +183,8 @@ def _held(registry: Registry, workspace: Workspace, reports: tuple[Report, Repor
     place = {case.digest: i for i, case in enumerate(cases)}
     samples = tuple(before.samples[place[case.digest]] for case in own)
     aligned = Result(before.report, samples, before.scores)
-    found = compare(metrics, own, (aligned, after), wanted.by)
+    how = How(wanted.by, scoring.clusters(own))
+    found = compare(metrics, own, (aligned, after), how)
     if found is None:
         raise InvalidEvidence(
             f"compare: fewer than 2 cases of suite {reports[1].suite} were answered by both; evaluate again"

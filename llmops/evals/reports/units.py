@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from llmops.evals.metrics.metric import POINTS
+from llmops.records import Check, Decision
 from llmops.stats import Interval
 
 N_DIGITS = 3
@@ -33,14 +34,31 @@ def shown_difference(value: float, unit: str = POINTS, *, named: bool = True) ->
     return sign + shown(value, unit, named=named)
 
 
-def shown_interval(found: Interval, unit: str = POINTS) -> str:
+def shown_interval(found: Interval | Check, unit: str = POINTS) -> str:
     """A difference with its bounds; the unit stands once.
 
     >>> shown_interval(Interval(0.5, 0.25, 0.75, 0.95, 9, 1.0, "t"), "s")
     '+0.500 s [+0.250, +0.750]'
     """
     low, high = (shown_difference(bound, unit, named=False) for bound in (found.low, found.high))
-    return f"{shown_difference(found.estimate, unit)} [{low}, {high}]"
+    estimate = found.estimate if isinstance(found, Interval) else found.difference
+    return f"{shown_difference(estimate, unit)} [{low}, {high}]"
+
+
+def check_name(check: Check) -> str:
+    """What a gate's check is about: its part of the gate, suite, metric, slice, and kind."""
+    words = (check.role, check.suite, check.metric, f"[{check.group}]" if check.group else "", check.kind)
+    return " ".join(word for word in words if word)
+
+
+def is_open(check: Check, decision: Decision) -> bool:
+    """Whether a check waits for votes that are still being given, of which no number may be shown."""
+    return check.metric == "win_rate" and decision.ratings is None
+
+
+def must_be(check: Check) -> str:
+    """On which side of its threshold a check's whole interval must lie."""
+    return "<" if check.kind == "at_most" or check.better == "lower" else ">"
 
 
 def _significant(value: float) -> str:
