@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmops.evals.cache import AnswerCache
 from llmops.evals.session import Session
@@ -71,7 +71,7 @@ class Keeper:
             by_suite.setdefault(kept.suite.config.name, []).append(kept)
         for mine in by_suite.values():
             self.session.append(mine[0].suite, [kept.completion for kept in mine])
-        fresh = [(kept.key, kept.completion) for kept in batch if kept.key]
+        fresh = [(k.key, replace(k.completion, origin=self.session.name)) for k in batch if k.key]
         if self._cache is not None and fresh:
             self._cache.put(fresh)
 

@@ -90,6 +90,7 @@ def _result(
         invalid=tuple(faults),
         created_at=now(),
         n_cached=sum(c.cached for c in completions),
+        cached_from=tuple(sorted({c.origin for c in completions if c.cached and c.origin})),
     )
     return Result(report, samples, scores)
 

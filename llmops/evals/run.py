@@ -85,7 +85,7 @@ def evaluate(
     _require_own_names(asked.suites)
     adapters = named_adapters(registry, request.adapters)
     session = find_session(workspace, request.session) if request.session else new_session(workspace)
-    with session.locked(), noted(registry, session.name):
+    with session.locked(), noted(registry, session.name, asked.suites):
         taken = asyncio.run(_take(asked, request, _Systems(registry, workspace, adapters), session, progress))
         found = [
             evaluated(registry, taken, suite, path)
@@ -102,9 +102,10 @@ def evaluate(
 
 
 @contextmanager
-def noted(registry: Registry, session: str) -> Iterator[None]:
-    """A session's start and end in the ledger, so that `llmops status` can say what is under way."""
-    registry.ledger.append("run.started", {"run": session})
+def noted(registry: Registry, session: str, suites: Sequence[Suite] = ()) -> Iterator[None]:
+    """A session's start, with its suites' digests, and its end in the ledger; `llmops status` and gates read them."""
+    digests = {suite.config.name: suite.digest for suite in suites}
+    registry.ledger.append("run.started", {"run": session} | ({"suites": digests} if digests else {}))
     try:
         yield
     except BaseException as error:

@@ -59,7 +59,7 @@ class Completion:
     `sample` counts the answers to one case from 0. Of a conversation of several turns `text` is the last answer and
     `earlier` holds those before it; tokens and latency are those of all turns. `reference_logprob` is the sum of the
     natural logs that the system gives the tokens of the case's first reference and the end token after it, where a
-    suite asks for it. Of a `cached` answer `latency_s` was measured in an earlier session.
+    suite asks for it. A `cached` answer was given in an earlier session, its `origin`, and `latency_s` measured there.
     """
 
     case: str  # Case.digest
@@ -79,6 +79,7 @@ class Completion:
     reference_logprob: float | None = None
     n_reference_tokens: int | None = None
     cached: bool = False
+    origin: str | None = None
 
 
 @dataclass(frozen=True)
@@ -119,4 +120,5 @@ class Report(Record):
     metrics: dict[str, MetricResult]
     invalid: tuple[str, ...]
     created_at: str
-    n_cached: int = 0  # completions that an earlier session's engine gave
+    n_cached: int = 0  # completions that earlier sessions gave
+    cached_from: tuple[str, ...] = ()  # these sessions

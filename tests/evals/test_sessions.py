@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from llmops.engines.decoding import Decoding
 from llmops.engines.endpoint import Patience, System
 from llmops.errors import CouldNotRun
 from llmops.evals.cache import AnswerCache, Setting
+from llmops.evals.pace import FIRST, Climb
 from llmops.records import Case, Message, Report
 from llmops.schema import load_record
-from tests.evals.conftest import Room, right, write
+from tests.evals.conftest import Room, gate_config, right, write
 from tests.evals.counterpart import Counterpart, Fault
 from tests.evals.scoring import completion
 from tests.in_process import llmops
@@ -287,6 +287,44 @@ def test_invalid_report_stays_invalid_when_scored_again(room: Room) -> None:
     }
 
 
+def decided(room: Room, *gates: str) -> Done:
+    return llmops(room.workspace.root, "gate", "check", *gates)
+
+
+def gate_file(room: Room, name: str, margin: float) -> str:
+    """A gate on suite `one`, not declared yet."""
+    guardrail = {"metric": "exact_match", "margin": margin}
+    write(room.workspace.root / name, gate_config(guardrail, suite="one.yaml", min_cases=5))
+    return name
+
+
+def test_no_gate_decides_on_cached_answers_that_were_known_before_it(room: Room) -> None:
+    counterpart = answering(room)
+    file_suite(room, "one", "a")
+    first, later = gate_file(room, "first.yaml", 30), gate_file(room, "later.yaml", 40)
+    run(room, counterpart, "one.yaml", "--gate", first)
+    run(room, counterpart, "one.yaml", "--gate", first)
+    assert decided(room, first).code == 0
+    oldest = room.registry.ledger.events("run.started")[0].body["run"]
+    run(room, counterpart, "one.yaml", "--gate", later)
+    refused = decided(room, later)
+    assert refused.code == 4
+    assert f"are of session {oldest}, when gate gate@" in refused.out
+    run(room, counterpart, "one.yaml", "--gate", later, "--no-cache")
+    assert decided(room, later).code == 0
+
+
+def test_no_gate_decides_on_metrics_that_were_chosen_after_the_answers(room: Room) -> None:
+    file_suite(room, "one", "a")
+    gate = gate_file(room, "gate.yaml", 30)
+    session = reports_of(run(room, answering(room), "one.yaml", "--json", "--gate", gate))[0].session
+    file_suite(room, "one", "a", metrics=["exact_match", "rougeL"])
+    assert llmops(room.workspace.root, "eval", "rescore", session).code == 0
+    done = decided(room, gate)
+    assert done.code == 4
+    assert "was scored again by another state of it; evaluate again" in done.out
+
+
 @pytest.mark.parametrize("said", ["0", "1025", "fast"])
 def test_concurrency_that_is_no_number_of_requests_is_refused(room: Room, said: str) -> None:
     file_suite(room, "one", "a")
@@ -295,16 +333,21 @@ def test_concurrency_that_is_no_number_of_requests_is_refused(room: Room, said: 
     assert f"--concurrency: is {said!r}; use auto, or 1 to 1024" in done.err
 
 
-def test_concurrency_adapts_to_an_endpoint_that_refuses_more(room: Room) -> None:
-    def script(model: str, prompt: str, nth: int) -> str | Fault:
-        return (
-            Fault(status=429, headers={"retry-after": "0.01"})
-            if counterpart.n_at_once > 20
-            else right(prompt)
-        )
+def test_concurrency_falls_where_the_endpoint_refuses_questions(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[int] = []
 
-    counterpart = room.serve(script)
-    path = file_suite(room, "one", "a", n=200)
-    room.run(counterpart, path, concurrency="auto")
-    assert 16 < counterpart.most_at_once <= 40
-    assert yaml.safe_load(path.read_text())["name"] == "one"
+    class Seen(Climb):
+        def window(self, rate: float, overloaded: bool, slow: bool) -> None:
+            super().window(rate, overloaded, slow)
+            limits.append(self.limit)
+
+    def script(model: str, prompt: str, nth: int) -> str | Fault:
+        busy = nth == 1 and prompt.endswith(" 0")
+        return Fault(status=429, headers={"retry-after": "0.01"}) if busy else right(prompt)
+
+    monkeypatch.setattr("llmops.evals.run.Climb", Seen)
+    reports = room.run(room.serve(script), file_suite(room, "one", "a"), concurrency="auto")
+    assert [r.n_errored for r in reports] == [0, 0]
+    assert FIRST // 2 in limits

@@ -19,6 +19,7 @@ from llmops.evals.gate.config import GateConfig, load_gate
 from llmops.evals.gate.declare import declaration_fault, declared_at
 from llmops.evals.gate.lines import Line
 from llmops.evals.gate.metric_checks import Comparisons, metric_lines
+from llmops.evals.gate.origins import origin_faults
 from llmops.evals.gate.slice_checks import part_lines
 from llmops.evals.gate.votes import count_votes
 from llmops.evals.review import Evidence, review
@@ -43,6 +44,7 @@ def check_gate(
     evidence = gather(registry, gate_path, record, baseline, session)
     sessions = dict.fromkeys(found.session for found in evidence.values())
     faults = declaration_fault(registry.ledger, gate, sessions) + faults_of(evidence)
+    faults += [fault for of in evidence.values() for fault in origin_faults(registry, gate, of.reports)]
     found = _find(registry, gate, evidence, faults)
     decision = Decision(
         gate=gate.name,
