@@ -68,7 +68,7 @@ def questions(job: Job) -> Iterator[Question]:
 
 
 async def generate(endpoint: Endpoint, job: Job, session: Session, pace: Pace, progress: Progress) -> None:
-    """Ask what neither session nor cache has an answer to, and keep every completion before more are asked for.
+    """Ask what neither session nor cache has an answer to, and keep every completion as it comes.
 
     Raises:
         CouldNotRun: the endpoint is gone for good; what was answered stays, and the session can be resumed.

@@ -90,12 +90,12 @@ class Pace:
         """Let through as many as `climb` says; an answer after `slow_s` counts as slow."""
         self.climb = climb
         self.n_running = 0
-        self.most_running = 0
         self._slow_s = slow_s
         self._clock = clock
         self._room = asyncio.Event()
         self._n_overloaded = 0
         self._unmeasured = 0
+        self._fell = False
         self._begin()
 
     async def enter(self) -> None:
@@ -104,7 +104,6 @@ class Pace:
             self._room.clear()
             await self._room.wait()
         self.n_running += 1
-        self.most_running = max(self.most_running, self.n_running)
 
     def leave(self, work: float, latency_s: float, n_overloaded: int) -> None:
         """A question came back: its work, how long it took, and how often the endpoint was overloaded so far."""
@@ -112,8 +111,11 @@ class Pace:
         self._room.set()
         if self._unmeasured:
             self._unmeasured -= 1
-            self._begin()
-            return
+            if self._fell:  # what was asked before may still be refused
+                self._n_overloaded = n_overloaded
+            if n_overloaded == self._n_overloaded:
+                self._begin()
+                return
         self._n += 1
         self._work += work
         self._slow |= latency_s > self._slow_s
@@ -124,6 +126,7 @@ class Pace:
         before = self.climb.limit
         self.climb.window(self._work / max(self._clock() - self._started, 1e-9), overloaded, self._slow)
         self._unmeasured = before if self.climb.limit != before else 0
+        self._fell = self.climb.limit < before
         self._begin()
 
     def _begin(self) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llmops.data import build_snapshot
 from llmops.evals.gate import check_gate
+from llmops.evals.metrics import METRICS, Answers, Measured, Metric
+from llmops.evals.metrics.metric import mean_of_samples
 from llmops.evals.run import EvalRequest, evaluate
-from llmops.records import Completion
+from llmops.records import Completion, Report
 from llmops.registry.adapters import Registry
 from llmops.registry.bases import resolve_base
 from llmops.schema import digest_of
@@ -21,7 +25,7 @@ from tests.serving.gateway import Endpoint, register_proved, serving, write_prof
 SUITE = {
     "name": "tiny",
     "cases": {"kind": "dataset", "name": "tiny", "n_max": 12},
-    "metrics": ["chrf", "rougeL", "exact_match"],
+    "metrics": ["chrf", "rougeL", "exact_match", "nats"],
     "decoding": {"temperature": 0, "max_tokens": 12},
 }
 GATE = {
@@ -31,6 +35,21 @@ GATE = {
     "min_cases": 4,
     "guardrails": [{"metric": "chrf", "margin": 99}],
 }
+
+
+def _nats(answers: Answers) -> Measured:
+    logprobs = [sample.reference_logprob for answer in answers for sample in answer.samples]
+    return mean_of_samples(answers, -np.array(logprobs, dtype=np.float64))
+
+
+NATS = Metric(
+    "nats", "mean", _nats, lambda _: "nats", better="lower", unit="nats", needs_reference_logprobs=True
+)
+
+
+@pytest.fixture
+def tiny(tiny_model: Path, tiny_adapter: Path) -> tuple[Path, Path]:
+    return tiny_model, tiny_adapter
 
 
 def build_data(workspace: Workspace, registry: Registry) -> None:
@@ -61,8 +80,9 @@ def endpoint(workspace: Workspace, tiny_model: Path, tiny_adapter: Path):  # typ
 
 
 def test_reports_hold_what_each_model_answers_at_the_endpoint_and_the_gate_decides_on_them(
-    workspace: Workspace, endpoint: Endpoint
+    workspace: Workspace, endpoint: Endpoint, tiny: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(METRICS, "nats", NATS)
     registry = Registry.of(workspace)
     suite, gate = write(workspace.root / "suite.yaml", SUITE), write(workspace.root / "gate.yaml", GATE)
     reports = evaluate(suite, EvalRequest(endpoint.url, concurrency=4, gates=(gate,)), workspace)
@@ -95,5 +115,42 @@ def test_reports_hold_what_each_model_answers_at_the_endpoint_and_the_gate_decid
         differ += ours.text != theirs.text
     assert differ > 0
     decision = check_gate(gate, workspace)
-    assert (decision.verdict, decision.checks[0].n_cases) == ("PASS", 12)
+    assert (decision.verdict, decision.checks[0].n_cases) == ("PASS", 12), decision
     assert decision.engine == base.engine
+    require_own_likelihoods(registry, reports, *tiny)
+
+
+def require_own_likelihoods(
+    registry: Registry, reports: list[Report], model_dir: Path, adapter: Path
+) -> None:
+    """In float32 a reference and its end token have transformers' own log-probability, under each system's weights."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+    tuned = PeftModel.from_pretrained(model, adapter).eval()
+    cases = (
+        (registry.store.path("completions", reports[0].completions) / "cases.jsonl").read_text().splitlines()
+    )
+    for report in reports:
+        nats = []
+        for line, kept in zip(cases, completions_of(registry, report.completions), strict=True):
+            case = json.loads(line)
+            prompt = tokenizer.apply_chat_template(
+                case["messages"], add_generation_prompt=True, tokenize=False
+            )
+            reference = tokenizer(case["references"][0] + tokenizer.eos_token, add_special_tokens=False)[
+                "input_ids"
+            ]
+            ids = torch.tensor([tokenizer(prompt, add_special_tokens=False)["input_ids"] + reference])
+            without = tuned.disable_adapter() if report.model == report.base else nullcontext()
+            with torch.no_grad(), without:
+                logprobs = tuned(ids).logits[0, :-1].log_softmax(-1)
+            own = logprobs.gather(1, ids[0, 1:, None])[-len(reference) :].sum().item()
+            assert kept.reference_logprob == pytest.approx(own, rel=1e-4)
+            assert kept.n_reference_tokens == len(reference)
+            nats.append(-own)
+        assert report.metrics["nats"].value == pytest.approx(np.mean(nats), rel=1e-4)
+    assert reports[0].metrics["nats"].value != pytest.approx(reports[1].metrics["nats"].value, rel=1e-3)

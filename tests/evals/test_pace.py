@@ -76,3 +76,21 @@ async def test_pace_measures_a_window_of_answers_asked_at_the_same_limit() -> No
         now += 0.1  # as fast as before: the doubling brought nothing
         pace.leave(1, 1.6, 0)
     assert pace.climb.limit == FIRST
+
+
+async def test_one_burst_of_refusals_halves_once_and_one_after_growing_at_once() -> None:
+    now = 0.0
+    pace = Pace(Climb(), slow_s=10, clock=lambda: now)
+    for _ in range(FIRST):
+        await pace.enter()
+    for _ in range(FIRST):
+        now += 0.1
+        pace.leave(1, 0.8, 0)
+    assert pace.climb.limit == 2 * FIRST
+    for _ in range(2 * FIRST):
+        await pace.enter()
+    pace.leave(1, 0.8, 1)  # the doubled load is refused: no window is waited for
+    assert pace.climb.limit == FIRST
+    for n_refused in range(2, FIRST):  # as is what was asked in the same breath
+        pace.leave(1, 0.8, n_refused)
+    assert pace.climb.limit == FIRST
