@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -144,12 +143,12 @@ def test_wrong_metric_is_refused_before_anything_is_asked(room: Room, metric: An
 
 
 def test_script_of_evaluate_scores_through_the_command_line(
-    room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluate = pytest.importorskip("evaluate")
-    from tests.evals.test_metrics_custom import SCRIPT
+    from tests.evals.test_metrics_custom import SCRIPT, modules
 
-    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", modules().name)
     (room.workspace.root / "overlap.py").write_text(SCRIPT)
     spelt = {"kind": "evaluate", "path": "overlap.py", "value": "mean", "scale": 100, "unit": "points"}
     cases = {"kind": "dataset", "name": "questions", "pool": "gate", "n_max": 10}

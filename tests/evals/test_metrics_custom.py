@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import socket
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -161,10 +163,16 @@ class Overlap(evaluate.Metric):
 """
 
 
+@functools.cache
+def modules() -> tempfile.TemporaryDirectory[str]:
+    """Where `evaluate` copies scripts to: one folder a process, as imported packages stay where they were found."""
+    return tempfile.TemporaryDirectory()
+
+
 @pytest.fixture
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     evaluate = pytest.importorskip("evaluate")
-    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", modules().name)
     (tmp_path / "overlap.py").write_text(SCRIPT)
     return tmp_path
 
@@ -187,6 +195,14 @@ def test_script_of_evaluate_scores_offline(script: Path, monkeypatch: pytest.Mon
     assert "evaluate:overlap|value:mean" in found.signature
     floored = scored(overlap(value="mean", options={"floor": 0.5}), script, answers(*PAIRS))
     assert floored.per_case.tolist() == [1.0, 0.5]
+
+
+def test_changed_script_is_another_metric(script: Path) -> None:
+    before = resolved(overlap(value="mean"), script)
+    (script / "overlap.py").write_text(SCRIPT.replace("floor=0.0", "floor=0.5"))
+    after = resolved(overlap(value="mean"), script)
+    assert before.digest != after.digest
+    assert score([after], answers(*PAIRS))["mean"].per_case.tolist() == [1.0, 0.5]
 
 
 def test_number_that_is_no_mean_over_cases_is_refused_until_the_suite_says_so(script: Path) -> None:

@@ -55,7 +55,7 @@ class Embedding(MetricSettings):
         return Metric(
             self.label,
             "mean",
-            partial(_measure, path, self.max_tokens),
+            partial(_measure, path, digest, self.max_tokens),
             lambda answers: (
                 f"embedding|nrefs:{n_references(answers) or 'var'}|best:ref|pooling:mean|max_tokens:{self.max_tokens}"
                 f"|model:{short(digest)}|transformers:{metadata.version('transformers')}"
@@ -66,10 +66,10 @@ class Embedding(MetricSettings):
         )
 
 
-def _measure(path: Path, max_tokens: int, answers: Answers) -> Measured:
+def _measure(path: Path, digest: str, max_tokens: int, answers: Answers) -> Measured:
     texts, references = texts_of(answers), references_of(answers)
     distinct = sorted({*texts, *(reference for each in references for reference in each)}, key=len)
-    vectors = embed(path, distinct, max_tokens)
+    vectors = _embed(*_loaded(path, digest), distinct, max_tokens)
     place = {text: i for i, text in enumerate(distinct)}
     best = [
         max(float(vectors[place[text]] @ vectors[place[reference]]) for reference in each)
@@ -78,17 +78,10 @@ def _measure(path: Path, max_tokens: int, answers: Answers) -> Measured:
     return mean_of_samples(answers, np.clip(best, -1.0, 1.0))
 
 
-def embed(path: Path, texts: Sequence[str], max_tokens: int) -> FloatArray:
-    """Vectors [N, D] of length 1; a text without a token is the vector 0.
-
-    Args:
-        path: the encoder's folder.
-        texts: N texts; the nearer in length their neighbours, the less padding.
-        max_tokens: what is longer is cut.
-    """
+def _embed(tokenizer: Any, model: Any, texts: Sequence[str], max_tokens: int) -> FloatArray:
+    """Vectors [N, D] of length 1; the nearer in length neighbours are, the less padding there is."""
     import torch
 
-    tokenizer, model = _loaded(path)
     found = []
     with torch.inference_mode():
         for first in range(0, len(texts), _BATCH):
@@ -104,7 +97,9 @@ def embed(path: Path, texts: Sequence[str], max_tokens: int) -> FloatArray:
 
 
 @cache
-def _loaded(path: Path) -> tuple[Any, Any]:
+def _loaded(path: Path, digest: str) -> tuple[Any, Any]:
+    """Tokenizer and model of a folder whose files have that digest."""
+    del digest  # other files are another model
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
 

@@ -8,6 +8,7 @@ says so, unless the suite declares that the mean is what it wants.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import inspect
 import math
 from functools import cache, partial
@@ -67,7 +68,8 @@ class Evaluate(MetricSettings):
             ConfigError: the package is missing, or there is no such script here or on the hub.
         """
         local = folder / self.path
-        loaded = _load(str(local) if local.exists() else self.path)
+        script = local / f"{local.name}.py" if local.is_dir() else local
+        loaded = _load(str(script), script.read_bytes()) if script.is_file() else _load(self.path, b"")
         digest = _digest(loaded)
         return Metric(
             self.label,
@@ -90,12 +92,15 @@ class Evaluate(MetricSettings):
 
 
 @cache
-def _load(path: str) -> Any:
+def _load(path: str, content: bytes) -> Any:
+    """The metric of a script with this content, or of that name on the hub."""
+    del content  # a script that was changed is another one
     try:
         import evaluate
     except ImportError:
         raise ConfigError(f"metric {path}: needs a package; pip install 'llmops[evaluate]'") from None
     evaluate.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # the hub is told of nothing
+    importlib.invalidate_caches()  # the library imports files that it has just written
     try:
         return evaluate.load(path, keep_in_memory=True)
     except Exception as error:  # a script may raise anything, and so does the library
@@ -167,7 +172,7 @@ def _value(
         ) from error
     numbers = result if isinstance(result, dict) else {}
     chosen = numbers.get(config.value) if config.value else next(iter(numbers.values()), None)
-    if len(numbers) != 1 and config.value not in numbers:
+    if config.value not in numbers if config.value else len(numbers) != 1:
         raise DataError(
             f"score: {config.label} gives {', '.join(map(str, numbers))}; set `value` to one of them"
         )
