@@ -15,7 +15,7 @@ from llmops.records.feedback import (
     Rating,
     RatingEvidence,
 )
-from llmops.records.judgement import Figure, JudgeCalibration, Judgement, JudgementSet, Place
+from llmops.records.judgement import Figure, JudgeCalibration, JudgeEvidence, Judgement, JudgementSet, Place
 from llmops.records.models import (
     AdapterRecord,
     EngineSignature,
@@ -46,6 +46,7 @@ __all__ = [
     "Figure",
     "Item",
     "JudgeCalibration",
+    "JudgeEvidence",
     "Judgement",
     "JudgementSet",
     "Labelled",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from llmops.records.feedback import RatingEvidence
 from llmops.schema import JsonDict, Record
 
 Place = Literal["first", "second", "tie"]
@@ -107,3 +108,14 @@ class JudgeCalibration(Record):
     figures: tuple[Figure, ...]
     confusion: dict[str, dict[str, int]]
     created_at: str
+
+
+@dataclass(frozen=True)
+class JudgeEvidence:
+    """What a decision took from a judge: its set of judgements, and the votes that calibrated it.
+
+    `ratings` is None for a judge that only informs, or that nobody's votes have calibrated yet.
+    """
+
+    judgements: str  # JudgementSet digest
+    ratings: RatingEvidence | None = None

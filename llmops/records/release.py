@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from llmops.records.evaluation import Better
 from llmops.records.feedback import RatingEvidence
+from llmops.records.judgement import JudgeEvidence
 from llmops.records.models import EngineSignature
 from llmops.schema import Record
 
@@ -72,6 +73,7 @@ class Decision(Record):
     ratings: RatingEvidence | None  # the votes that were counted; None when none are asked for or in yet
     n_approvals: int  # approvals the gate asks for before a promotion
     created_at: str
+    judge: JudgeEvidence | None = None  # what a judge said; None when none is asked, or it could not check
 
 
 @dataclass(frozen=True)

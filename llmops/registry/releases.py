@@ -15,7 +15,15 @@ from llmops.engines.servability import require_servable
 from llmops.errors import ApprovalsMissing, BadRequest, InvalidEvidence, LlmopsError, ReleaseRefused
 from llmops.ledger import Event
 from llmops.ratings.frozen import verify_votes
-from llmops.records import AdapterRecord, Decision, EngineSignature, Release, Report
+from llmops.records import (
+    AdapterRecord,
+    Decision,
+    EngineSignature,
+    JudgeEvidence,
+    JudgementSet,
+    Release,
+    Report,
+)
 from llmops.registry.adapters import Registry, require_generating, require_name
 from llmops.registry.approvals import approvals_of, verify_approvals
 from llmops.registry.names import NameState, name_state
@@ -192,6 +200,7 @@ def verify_release(registry: Registry, release: Release) -> AdapterRecord:
             _verify_reports(registry.store, decision.reports)
             if decision.ratings is not None:
                 verify_votes(registry.store, registry.ledger, decision.ratings)
+            _verify_judge(registry, decision.judge)
             verify_approvals(registry, release.approvals, decision)
         elif release.kind == "promote" or not release.reason:
             raise ReleaseRefused(
@@ -200,6 +209,16 @@ def verify_release(registry: Registry, release: Release) -> AdapterRecord:
     except InvalidEvidence as error:
         raise InvalidEvidence(f"{where}: {error}") from error
     return adapter
+
+
+def _verify_judge(registry: Registry, judge: JudgeEvidence | None) -> None:
+    """The judgements that a decision took into account, and the votes that calibrated them."""
+    if judge is None:
+        return
+    record = registry.store.get_record(JudgementSet, judge.judgements)
+    registry.store.verify("judgements", record.judgements)
+    if judge.ratings is not None:
+        verify_votes(registry.store, registry.ledger, judge.ratings)
 
 
 def _verify_reports(store: Store, digests: Iterable[str]) -> None:

@@ -58,7 +58,11 @@ _NAMED_BY_RECORDS: Mapping[str, Mapping[str, str]] = {
     "judge_calibration_record": {"judgements": "judgements_record", "votes": "votes"},
     "campaign_record": {"items": "items"},
     "preferences_record": {"artifact": "preferences", "campaign": "campaign_record"},
-    "decision_record": {"ratings.votes": "votes"},
+    "decision_record": {
+        "ratings.votes": "votes",
+        "judge.judgements": "judgements_record",
+        "judge.ratings.votes": "votes",
+    },
     "release_record": {"decision": "decision_record"},
 }
 

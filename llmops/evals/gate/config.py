@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from llmops.evals.gate.judge_rules import JudgeRules
 from llmops.evals.gate.people import RatingRules
 from llmops.schema import digest_of
 from llmops.settings import load_yaml
@@ -172,6 +173,8 @@ class GateConfig(BaseModel):
     """Pairs of cases that must be answered alike."""
     ratings: RatingRules | None = None
     """What people must have said; nobody is asked when left out."""
+    judge: JudgeRules | None = None
+    """What a language model that compares answers must have said; none is asked when left out."""
     approvals: int = Field(default=0, ge=0, le=16)
     """How many people must approve a PASS before it may be promoted."""
 
@@ -179,11 +182,20 @@ class GateConfig(BaseModel):
     def _whole(self) -> GateConfig:
         if (self.suite is None) == (not self.suites):
             raise ValueError("name a `suite`, or several by name under `suites`; not both")
-        if self.primary is None and not any(
-            (self.guardrails, self.any_improved, self.slices, self.gaps, self.pairs, self.ratings)
+        if (
+            self.primary is None
+            and not any(
+                (self.guardrails, self.any_improved, self.slices, self.gaps, self.pairs, self.ratings)
+            )
+            and (self.judge is None or self.judge.calibrated_on is None)
         ):
             raise ValueError(
-                "asks nothing: set primary, guardrails, any_improved, slices, gaps, pairs or ratings"
+                "asks nothing: set primary, guardrails, any_improved, slices, gaps, pairs, ratings, or a calibrated "
+                "judge"
+            )
+        if self.judge is not None and self.judge.suite not in (None, *self.files):
+            raise ValueError(
+                f"judge.suite: {self.judge.suite} is not among its suites: {', '.join(self.files)}"
             )
         for target in self.targets():
             if target.suite is not None and target.suite not in self.files:
@@ -217,9 +229,13 @@ class GateConfig(BaseModel):
 
 
 def load_gate(path: Path) -> GateConfig:
-    """The gate in a YAML file.
+    """The gate in a YAML file; its digest covers what its judge's file says.
 
     Raises:
-        ConfigError: it does not say what it must.
+        ConfigError: it, or its judge's file, does not say what it must.
     """
-    return load_yaml(path, GateConfig)
+    gate = load_yaml(path, GateConfig)
+    if gate.judge is None:
+        return gate
+    digest = gate.judge.judge(path.parent).digest
+    return gate.model_copy(update={"judge": gate.judge.model_copy(update={"digest": digest})})

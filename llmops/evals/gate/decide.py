@@ -17,13 +17,22 @@ from llmops.errors import BadRequest, InvalidEvidence
 from llmops.evals.compare import Paired
 from llmops.evals.gate.config import GateConfig, load_gate
 from llmops.evals.gate.declare import declaration_fault, declared_at
+from llmops.evals.gate.judges import Asked, judge_lines
 from llmops.evals.gate.lines import Line
 from llmops.evals.gate.metric_checks import Comparisons, metric_lines
 from llmops.evals.gate.origins import origin_faults
 from llmops.evals.gate.slice_checks import part_lines
 from llmops.evals.gate.votes import count_votes
 from llmops.evals.review import Evidence, review
-from llmops.records import AdapterRecord, Check, Decision, EngineSignature, RatingEvidence, Verdict
+from llmops.records import (
+    AdapterRecord,
+    Check,
+    Decision,
+    EngineSignature,
+    JudgeEvidence,
+    RatingEvidence,
+    Verdict,
+)
 from llmops.registry.adapters import Registry
 from llmops.registry.names import name_state
 from llmops.settings import Workspace, now
@@ -45,7 +54,7 @@ def check_gate(
     sessions = dict.fromkeys(found.session for found in evidence.values())
     faults = declaration_fault(registry.ledger, gate, sessions) + faults_of(evidence)
     faults += [fault for of in evidence.values() for fault in origin_faults(registry, gate, of.reports)]
-    found = _find(registry, gate, evidence, faults)
+    found = _find(registry, Asked(gate, gate_path.parent), evidence, faults)
     decision = Decision(
         gate=gate.name,
         gate_digest=gate.digest,
@@ -63,6 +72,7 @@ def check_gate(
         ratings=found.ratings,
         n_approvals=gate.approvals,
         created_at=now(),
+        judge=found.judge,
     )
     _record(registry, decision)
     return decision
@@ -147,27 +157,35 @@ class _Found:
     verdict: Verdict
     checks: tuple[Check, ...]
     reasons: tuple[str, ...]
-    ratings: RatingEvidence | None
+    ratings: RatingEvidence | None = None
+    judge: JudgeEvidence | None = None
 
 
-def _find(
-    registry: Registry, gate: GateConfig, evidence: dict[str, Evidence], faults: Sequence[str]
-) -> _Found:
-    """Every check of the gate on metrics and votes; evidence that is broken is INVALID, whatever else was found."""
+def _find(registry: Registry, asked: Asked, evidence: dict[str, Evidence], faults: Sequence[str]) -> _Found:
+    """Every check on metrics, votes and judgements; evidence that is broken is INVALID, whatever else was found."""
+    gate = asked.gate
     paired = {name: of.paired for name, of in evidence.items() if of.paired is not None}
     if faults or len(paired) < len(evidence):
-        return _Found("INVALID", (), tuple(dict.fromkeys(faults)), None)
+        return _Found("INVALID", (), tuple(dict.fromkeys(faults)))
     try:
         lines = metric_lines(about := Comparisons(gate, paired)) + part_lines(about)
-        votes = None
+        votes = judged = None
         if gate.ratings is not None:
             votes = count_votes(registry, gate, evidence[gate.ratings.suite or gate.first])
+        if gate.judge is not None:
+            judged = judge_lines(registry, asked, evidence[gate.judge.suite or gate.first])
     except InvalidEvidence as error:
-        return _Found("INVALID", (), (str(error),), None)
-    if votes is not None:
-        lines += votes.lines
+        return _Found("INVALID", (), (str(error),))
+    lines += votes.lines if votes else []
+    lines += judged.lines if judged else []
     checks = tuple(line.check for line in lines)
-    return _Found(overall(checks), checks, tuple(reasons_of(lines)), votes.evidence if votes else None)
+    return _Found(
+        overall(checks),
+        checks,
+        (*reasons_of(lines), *(judged.notes if judged else ())),
+        votes.evidence if votes else None,
+        judged.evidence if judged else None,
+    )
 
 
 def reasons_of(lines: Iterable[Line]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from llmops.evals.gate.judges import JUDGE_SAID, NOT_COUNTED
 from llmops.evals.gate.lines import label
 from llmops.records import Check, Decision
 from llmops.schema import short
@@ -48,6 +49,7 @@ def explain(decision: Decision, name_of: Callable[[str], str], n_approved: int =
     )
     parts = [f"{first}{_because(decision)}."]
     parts += [f"{_sentence(check, decision)}." for check in decision.checks]
+    parts += [f"{said[0].upper()}{said[1:]}." for said in decision.reasons if said.startswith(JUDGE_SAID)]
     parts += _people(decision, n_approved)
     parts.append(_how_sure(decision))
     return " ".join(parts)
@@ -68,6 +70,8 @@ def _sentence(check: Check, decision: Decision) -> str:
     name = f"{name[0].upper()}{name[1:]} ({_ROLES[check.role]})"
     if check.role == "votes" and decision.ratings is None:
         return f"{name}: not counted yet, {check.n_cases} of {check.n_needed} items are rated"
+    if check.role == "judge" and check.method == NOT_COUNTED:
+        return f"{name}: {'could not check' if check.verdict == 'INVALID' else 'not calibrated yet'}"
     share = round(200 * check.level - 100, 1)
     span = f"{share:g} % interval {_number(check.low)} to {_number(check.high)}"
     if check.kind == "at_most":

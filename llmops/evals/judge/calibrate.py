@@ -6,8 +6,10 @@ nobody votes on with the result in sight.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from llmops.errors import InvalidEvidence
 from llmops.evals.evidence import prompt_digest
@@ -20,7 +22,7 @@ from llmops.ratings.campaigns import close_campaign
 from llmops.ratings.check import verify_ratings
 from llmops.ratings.frozen import freeze_votes
 from llmops.ratings.outcomes import Outcome, live, outcome, vote_of, votes_by_item
-from llmops.records import Campaign, Figure, JudgeCalibration, JudgementSet
+from llmops.records import Campaign, Figure, JudgeCalibration, JudgementSet, RatingEvidence
 from llmops.registry.adapters import Registry
 from llmops.schema import short
 from llmops.settings import now
@@ -33,12 +35,10 @@ MIN_RATED = 3
 
 @dataclass(frozen=True)
 class Voted:
-    """A campaign's outcomes by case digest, and its votes frozen (the digest of the stored file)."""
+    """A campaign's outcomes by case digest, and its votes frozen as a decision carries them."""
 
     outcomes: Mapping[str, Outcome]
-    votes: str
-    n_votes: int
-    n_raters: int
+    evidence: RatingEvidence
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,19 @@ def count_outcomes(registry: Registry, campaign: Campaign, subject: Subject) -> 
             )
         case_of[item.digest] = digest
     counting = [row for row in live(rows) if vote_of(row) is not None]
-    found = Voted(
-        {case_of[item]: outcome(votes) for item, votes in votes_by_item(rows).items()},
-        freeze_votes(registry.store, counting),
-        len(counting),
-        len({row.rater for row in counting}),
+    outcomes = {case_of[item]: outcome(votes) for item, votes in votes_by_item(rows).items()}
+    counts = Counter(outcomes.values())
+    evidence = RatingEvidence(
+        campaign=campaign.digest(),
+        votes=freeze_votes(registry.store, counting),
+        n_items=campaign.n_items,
+        n_rated=len(outcomes),
+        n_votes=len(counting),
+        n_raters=len({row.rater for row in counting}),
+        outcomes={name: counts[name] for name in get_args(Outcome)},
     )
     close_campaign(registry.ledger, campaign)
-    return found
+    return Voted(outcomes, evidence)
 
 
 def calibrate(
@@ -142,10 +147,10 @@ def calibration_record(
     record = JudgeCalibration(
         judgements=judged.digest(),
         campaign=campaign.digest(),
-        votes=voted.votes,
+        votes=voted.evidence.votes,
         n_rated=found.n_rated,
-        n_votes=voted.n_votes,
-        n_raters=voted.n_raters,
+        n_votes=voted.evidence.n_votes,
+        n_raters=voted.evidence.n_raters,
         weight=found.win_rate.weight,
         figures=found.figures,
         confusion=found.confusion,

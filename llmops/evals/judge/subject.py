@@ -94,14 +94,16 @@ def find_pair(registry: Registry, about: About) -> Subject:
 
 
 def find_systems(registry: Registry, about: About) -> Subject:
-    """The answers of every system of the session, the candidate first and the baseline next where they are named.
+    """The answers of every system of the session, the candidate first: the last one evaluated, where none is named.
+
+    The baseline stands next; where it is named, no other system does.
 
     Raises: as `find_pair`.
     """
     reports = _reports(registry, about)
-    named = [_named(reports, name) for name in (about.candidate, about.baseline) if name]
-    rest = [] if len(named) == 2 else [r for r in reports if r.model not in {n.model for n in named}]
-    return subject_of(registry, (*named, *rest))
+    ours = _named(reports, about.candidate) if about.candidate else reports[-1]
+    others = [report for report in reports if report.model != ours.model]
+    return subject_of(registry, (ours, *([_named(others, about.baseline)] if about.baseline else others)))
 
 
 def find_campaign_pair(registry: Registry, campaign: Campaign) -> Subject:

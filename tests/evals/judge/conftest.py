@@ -22,7 +22,7 @@ from tests.evals.judge.referee import Referee, Script, refereeing
 from tests.in_process import llmops
 from tests.loop import Done
 
-N_WINS, N_LOSSES, N_TIES, N_SAME = 24, 14, 6, 6
+N_WINS, N_LOSSES, N_TIES, N_SAME = 12, 7, 3, 3
 """Cases, in the suite's order, that the adapter is right on, the base, neither, and both alike."""
 
 
@@ -51,6 +51,10 @@ class Court:
         """`llmops eval judge FILE ...` in the workspace."""
         return llmops(self.root, "eval", "judge", str(file), *options)
 
+    def again(self, *gates: Path) -> None:
+        """Evaluate anew, after these gates were declared."""
+        self.reports = _evaluated(self.room, gates=gates)
+
     def judged(self, file: Path, *options: str, code: int = 0) -> JudgementSet:
         """The set of judgements that the command prints."""
         return load_record(JudgementSet, self._said(file, options, code)["judgements"])
@@ -66,7 +70,7 @@ class Court:
         return found
 
 
-def _evaluated(room: Room) -> list[Report]:
+def _evaluated(room: Room, **request: Any) -> list[Report]:
     """Reports of the base and the adapter with so many wins, losses, ties and equal answers of the adapter's."""
     n = N_WINS + N_LOSSES + N_TIES + N_SAME
     suite = room.suite(cases={"kind": "dataset", "name": "questions", "pool": "gate", "n_max": n, "seed": 0})
@@ -79,7 +83,7 @@ def _evaluated(room: Room) -> list[Report]:
             return right(prompt)
         return f"no idea, says {model}"
 
-    return room.run(room.serve(script), suite)
+    return room.run(room.serve(script), suite, **request)
 
 
 @pytest.fixture(scope="session")

@@ -46,12 +46,15 @@ class Referee:
     headers: dict[str, str] = field(default_factory=dict)
     message: dict[str, str] = field(default_factory=dict)
     finish_reason: str = "stop"
+    down: bool = False
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
+        if self.down:
+            return web.json_response({"error": {"message": "down"}}, status=503)
         self.keys.append(request.headers.get("authorization"))
         if "response_format" in body and not self.has_schema:
             message = "response_format is not supported"

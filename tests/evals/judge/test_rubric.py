@@ -36,7 +36,7 @@ def rubric(**settings: Any) -> dict[str, Any]:
 
 def test_each_system_has_a_mean_a_share_of_passes_and_a_paired_difference(court: Court) -> None:
     base, adapter = court.reports
-    record = court.judged(court.judge(court.seat(scores), **rubric()), "--candidate", "docs")
+    record = court.judged(court.judge(court.seat(scores), **rubric()))
     ours = [5.0] * N_WINS + [2.0] * (N_LOSSES + N_TIES) + [5.0] * N_SAME
     theirs = [2.0] * N_WINS + [5.0] * N_LOSSES + [2.0] * N_TIES + [5.0] * N_SAME
     found, difference = figures(record), stats.paired_t(theirs, ours, 0.95)
