@@ -96,7 +96,7 @@ def _metrics(found: Comparison) -> str:
             f"{shown(line.baseline, line.unit)} -> {shown(line.candidate, line.unit)}",
             shown_interval(line.difference, line.unit),
             f"{line.n_better} / {line.n_worse} / {line.n_equal}",
-            SIDES[line.side],
+            f"in doubt: {line.difference.doubt}" if line.difference.doubt else SIDES[line.side],
         )
         for line in found.metrics
     ]

@@ -125,7 +125,7 @@ def forest(
 
 
 def _side(difference: Interval, lower_is_better: bool) -> str:
-    if difference.low <= 0 <= difference.high:
+    if difference.doubt is not None or difference.low <= 0 <= difference.high:
         return "0"
     return "+" if (difference.low > 0) != lower_is_better else "-"
 

@@ -151,23 +151,25 @@ def test_suite_files_are_found_in_the_workspace_and_a_session_stands_for_its_can
 
 
 def test_less_is_better_where_the_metric_says_so_and_slices_are_compared_alone() -> None:
-    cases = [case(i, slices={"topic": "law" if i < 12 else "art"}) for i in range(13)]
+    cases = [case(i, slices={"topic": "law" if i < 40 else "art"}) for i in range(41)]
 
     def answering(system: str, i: int, k: int):  # type: ignore[no-untyped-def]
-        slow = system.startswith("docs") and i < 12
+        slow = system.startswith("docs") and i < 40
         return completion(cases[i], system, f"answer {i}", latency_s=0.5 + (0.25 + i / 100 if slow else 0))
 
     part = evaluated(cases, answering, [seconds(), METRICS["exact_match"]])
     found = compare(part.suite.metrics, cases, part.results, How())  # type: ignore[arg-type]
     assert found is not None
     wait, exact = found.metrics
-    assert (wait.n_better, wait.n_worse, wait.n_equal, wait.side) == (0, 12, 1, "-")
-    assert (exact.side, exact.n_equal) == ("0", 13)
-    assert [line.case.source for line in found.worst] == [f"cases.jsonl:{i}" for i in (12, 11, 10, 9, 8, 7)]
+    assert (wait.n_better, wait.n_worse, wait.n_equal, wait.side) == (0, 40, 1, "-")
+    assert (exact.side, exact.n_equal) == ("0", 41)
+    assert [line.case.source for line in found.worst] == [
+        f"cases.jsonl:{i}" for i in (40, 39, 38, 37, 36, 35)
+    ]
     assert found.best == ()
     art, law = found.slices
     assert (art.value, art.n_cases, art.metrics) == ("art", 1, ())  # one case has no interval
-    expected = scipy_stats.t.interval(0.9, 11, 0.305, scipy_stats.sem([0.25 + i / 100 for i in range(12)]))
+    expected = scipy_stats.t.interval(0.9, 39, 0.445, scipy_stats.sem([0.25 + i / 100 for i in range(40)]))
     (own, _) = law.metrics
     assert (own.difference.low, own.difference.high) == (
         pytest.approx(expected[0]),

@@ -10,6 +10,7 @@ import pytest
 
 from llmops.evals.html import render
 from llmops.evals.plots import forest, histogram, range_of, scatter
+from llmops.evals.reports import markdown, marks
 from llmops.evals.run import report_page
 from llmops.records import Completion, ToolCall
 from llmops.stats import Interval
@@ -117,7 +118,7 @@ def test_session_without_a_single_answer_still_has_a_page(room: Room) -> None:
 
 
 def test_seconds_have_an_axis_of_their_own_and_less_of_them_is_green() -> None:
-    cases = [case(i) for i in range(8)]
+    cases = [case(i) for i in range(40)]
 
     def answering(system: str, i: int, k: int) -> Completion:
         slow = system.startswith("base")
@@ -128,11 +129,13 @@ def test_seconds_have_an_axis_of_their_own_and_less_of_them_is_green() -> None:
     page = render([evaluated(cases, answering, [METRICS["exact_match"], seconds()])])
     text = re.sub(r"\s+", " ", " ".join(parsed(page).text))
     assert "wait s ↓" in text
-    assert "0.435 0.419 – 0.451 " in text
-    low, high = (-0.235 + sign * 1.894579 * 0.0244949 / 8**0.5 for sign in (-1, 1))  # t, 7 degrees of freedom
-    (row,) = re.findall(r'style="fill: var\(--(\w+)\)">-0.235 s \[(-0\.\d+), (-0\.\d+)\]<', page)
+    assert "0.595 0.564 – 0.626 " in text
+    low, high = (
+        -0.395 + sign * 1.684875 * 0.1169045 / 40**0.5 for sign in (-1, 1)
+    )  # t, 39 degrees of freedom
+    (row,) = re.findall(r'style="fill: var\(--(\w+)\)">-0.395 s \[(-0\.\d+), (-0\.\d+)\]<', page)
     assert row == ("up", f"{low:.3f}", f"{high:.3f}")
-    (points,) = re.findall(r'style="fill: var\(--(\w+)\)">-87.50 \[', page)
+    (points,) = re.findall(r'style="fill: var\(--(\w+)\)">-97.50 \[', page)
     assert points == "down"
     assert page.count('aria-label="Paired differences with intervals') == 2
 
@@ -185,6 +188,20 @@ def test_answers_of_earlier_sessions_are_counted_where_there_are_any() -> None:
     assert (
         f"of them cached errored cut at 16 tokens tokens, mean latency, median {BASE} 4 3 0 0 %" in texts[1]
     )
+
+
+def test_a_difference_in_doubt_is_neither_better_nor_worse_and_says_why() -> None:
+    cases = [case(i, group="same") for i in range(40)]
+    part = evaluated(
+        cases, lambda system, i, k: f"answer {i}" if system != BASE or i % 4 == 0 else "no", cluster="group"
+    )
+    (line,) = part.comparisons[0].metrics
+    assert (line.difference.low > 0, line.side) == (True, "0")
+    page, said = render([part]), "in doubt, all 40 cases are of one cluster"
+    assert said in page
+    assert "var(--up)" not in page[page.index("Paired differences") :]
+    assert said.replace(",", ":") in markdown.of_session([part])
+    assert marks.of_session("f", part) == []
 
 
 def test_a_session_of_two_suites_has_a_section_for_each() -> None:

@@ -58,8 +58,8 @@ class MetricLine:
 
     @property
     def side(self) -> str:
-        """`+` where the whole interval says better, `-` where it says worse, else `0`."""
-        if self.difference.low <= 0 <= self.difference.high:
+        """`+` where the whole interval says better, `-` where it says worse, else `0`, as where it is in doubt."""
+        if self.difference.doubt is not None or self.difference.low <= 0 <= self.difference.high:
             return "0"
         return "+" if (self.difference.low > 0) == (self.better == "higher") else "-"
 

@@ -161,7 +161,7 @@ def _differences_table(lines: Sequence[MetricLine]) -> str:
             shown(line.candidate, line.unit),
             shown_interval(line.difference, line.unit),
             f"{line.n_better} / {line.n_worse} / {line.n_equal}",
-            MARKS[line.side],
+            f"in doubt: {cell(line.difference.doubt)}" if line.difference.doubt else MARKS[line.side],
         ]
         for line in lines
     ]
