@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from llmops.stats.guard import MIN_UNITS, units_doubt
+from llmops.stats.guard import MIN_PAIRS, MIN_UNITS, units_doubt
 from llmops.stats.interval import (
     FloatArray,
     IntArray,
@@ -38,6 +38,9 @@ from llmops.stats.interval import (
     of_cases,
 )
 from llmops.stats.student import Parts, error_of
+
+HALF_STEP = 0.56
+"""What a count is corrected by; with 0.5 the exact error at 11 pairs reaches 5.2 % (tests/stats enumerates it)."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def paired_binary(
 ) -> Interval:
     """Interval of the difference of two paired proportions, p_b - p_a: Tango's score, corrected.
 
-    At a difference of 0 it is McNemar's test with half the usual continuity correction. `sd` counts one more
+    At a difference of 0 it is McNemar's test with little more than half the usual continuity correction. `sd` counts one more
     disagreement each way, as Bonett and Price (2012) do: none is not certainty.
 
     Args:
@@ -162,7 +165,7 @@ def changes_interval(changes: Changes, level: float, error: ClusteredError | Non
     """The interval of (gains - losses) / n; `error` is that of the mean change where cases are clustered.
 
     >>> round(changes_interval(Changes(0, 0, 100), level=0.95).high, 4)
-    0.0341
+    0.0364
     """
     n = changes.n
     sd = changes_sd(changes)
@@ -178,7 +181,9 @@ def changes_interval(changes: Changes, level: float, error: ClusteredError | Non
         sd=sd * math.sqrt(effect),
         method="tango" if error is None else "clustered tango",
         n_clusters=None if error is None else error.n_clusters,
-        doubt=None if error is None else units_doubt(error.n_clusters),
+        doubt=units_doubt(
+            n if error is None else error.n_clusters, MIN_PAIRS if error is None else MIN_UNITS
+        ),
     )
 
 
@@ -197,7 +202,7 @@ def changes_sd(changes: Changes) -> float:
 def _tango_low(changes: Changes, z: float) -> float:
     """The smallest difference in [-1, estimate] that the score test does not reject, by bisection."""
     low, high = -1.0, (changes.gains - changes.losses) / changes.n
-    for _ in range(50):
+    for _ in range(40):
         middle = (low + high) / 2
         if _tango_score(changes, middle, z) > z:
             low = middle
@@ -209,8 +214,8 @@ def _tango_low(changes: Changes, z: float) -> float:
 def _tango_score(changes: Changes, d: float, z: float) -> float:
     """Score statistic of a true difference d, the loss probability being its maximum likelihood given d.
 
-    The excess of gains counts less by half a step, and by the shift that its skewness gives a quantile (Cornish and
-    Fisher: third cumulant / variance * (z^2 - 1) / 6) where that makes a large excess likelier than the normal law.
+    The excess of gains counts less by half a step and a bit, and by the shift that its skewness gives a quantile (Cornish
+    and Fisher: third cumulant / variance * (z^2 - 1) / 6) where that makes a large excess likelier than the normal law.
     """
     gains, losses, n = changes.gains, changes.losses, changes.n
     b = (2 * n - gains + losses) * d - gains - losses
@@ -219,8 +224,8 @@ def _tango_score(changes: Changes, d: float, z: float) -> float:
     changed = 2 * loss + d
     variance = changed - d * d
     if variance <= 0:
-        excess = gains - losses - n * d - 0.5
+        excess = gains - losses - n * d - HALF_STEP
         return math.copysign(math.inf, excess)
     third = d * (1 - 3 * changed + 2 * d * d)
-    shift = 0.5 + max(0.0, third / variance) * max(0.0, z * z - 1) / 6
+    shift = HALF_STEP + max(0.0, third / variance) * max(0.0, z * z - 1) / 6
     return (gains - losses - n * d - shift) / math.sqrt(n * variance)

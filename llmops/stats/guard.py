@@ -8,7 +8,8 @@ rare catastrophe that no case showed cannot be seen in the cases. What can be se
 * an estimate whose own distribution is skewed by more than 0.22 (sample skewness / sqrt(n); less below 20 units,
   where skewness hides), which the correction in `llmops.stats.student` does not repair.
 
-Binary data needs no such rule without clusters: its intervals (`llmops.stats.binary`) keep their level at any n.
+Binary outcomes (`llmops.stats.binary`) need fewer rules: none for a proportion, 12 pairs for a difference, 8 clusters,
+3 raters. Nothing else about them breaks a level: no disagreement at all is an outcome like any other.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from llmops.stats.interval import Interval
 
 MIN_UNITS = 8
 """Cases, or clusters of them, from which on bounds hold their level."""
+MIN_PAIRS = 12
+"""Pairs of binary outcomes from which on the corrected score holds its level."""
+MIN_RATERS = 3
+"""People from whom on votes say something about people."""
 MAX_SKEWNESS = 0.22
 """Most skewness of an estimate (that of a case / sqrt(n)) from 20 units on."""
 
@@ -55,12 +60,12 @@ def student_doubt(se: float, skewness: float, n_units: int, n_differing: int | N
     return None
 
 
-def units_doubt(n_units: int) -> str | None:
+def units_doubt(n_units: float, least: int = MIN_UNITS) -> str | None:
     """The doubt about an interval of few units, whatever their values.
 
     >>> units_doubt(3)
     '3 independent units are too few: at least 8 are needed'
     """
-    if n_units < MIN_UNITS:
-        return f"{n_units} independent units are too few: at least {MIN_UNITS} are needed"
+    if n_units < least:
+        return f"{n_units:g} independent units are too few: at least {least} are needed"
     return None

@@ -47,6 +47,10 @@ class Interval:
         estimate, low, high, sd = (x * factor for x in (self.estimate, self.low, self.high, self.sd))
         return replace(self, estimate=estimate, low=low, high=high, sd=sd)
 
+    def shifted(self, by: float) -> Interval:
+        """The same interval counted from another zero."""
+        return replace(self, estimate=self.estimate + by, low=self.low + by, high=self.high + by)
+
     def mirrored(self) -> Interval:
         """The interval of the negative: what bounds from above then bounds from below.
 
