@@ -105,8 +105,8 @@ def paired_binary(
 ) -> Interval:
     """Interval of the difference of two paired proportions, p_b - p_a: Tango's score, corrected.
 
-    At a difference of 0 it is McNemar's test with little more than half the usual continuity correction. `sd` counts one more
-    disagreement each way, as Bonett and Price (2012) do: none is not certainty.
+    At a difference of 0 it is McNemar's test with little more than half the usual continuity correction. `sd` counts
+    one more disagreement each way, as Bonett and Price (2012) do: none is not certainty.
 
     Args:
         a: [N] 0 or 1 of the baseline for each case.
@@ -214,8 +214,9 @@ def _tango_low(changes: Changes, z: float) -> float:
 def _tango_score(changes: Changes, d: float, z: float) -> float:
     """Score statistic of a true difference d, the loss probability being its maximum likelihood given d.
 
-    The excess of gains counts less by half a step and a bit, and by the shift that its skewness gives a quantile (Cornish
-    and Fisher: third cumulant / variance * (z^2 - 1) / 6) where that makes a large excess likelier than the normal law.
+    The excess of gains counts less by half a step and a bit, and by the shift that its skewness gives a quantile
+    (Cornish and Fisher: third cumulant / variance * (z^2 - 1) / 6) where that makes a large excess likelier than the
+    normal law.
     """
     gains, losses, n = changes.gains, changes.losses, changes.n
     b = (2 * n - gains + losses) * d - gains - losses

@@ -4,7 +4,7 @@ No test of a mean holds its level for every distribution (Bahadur and Savage, An
 rare catastrophe that no case showed cannot be seen in the cases. What can be seen is refused here:
 
 * all values equal: there is no variance, and zero width would be taken for certainty;
-* fewer than 8 units (cases, clusters), or than 8 that differ from the most common value;
+* fewer than 8 units (cases, clusters), or than 6 that differ from the most common value;
 * an estimate whose own distribution is skewed by more than 0.22 (sample skewness / sqrt(n); less below 20 units,
   where skewness hides), which the correction in `llmops.stats.student` does not repair.
 
@@ -18,6 +18,8 @@ from llmops.stats.interval import Interval
 
 MIN_UNITS = 8
 """Cases, or clusters of them, from which on bounds hold their level."""
+MIN_DIFFERING = 6
+"""Units that are not all of the most common value, from which on bounds hold their level."""
 MIN_PAIRS = 12
 """Pairs of binary outcomes from which on the corrected score holds its level."""
 MIN_RATERS = 3
@@ -50,8 +52,8 @@ def student_doubt(se: float, skewness: float, n_units: int, n_differing: int | N
     few = units_doubt(n_units)
     if few is not None:
         return few
-    if n_differing is not None and n_differing < MIN_UNITS:
-        return f"{n_differing} of {n_units} values differ from the most common one: at least {MIN_UNITS} must"
+    if n_differing is not None and n_differing < MIN_DIFFERING:
+        return f"{n_differing} of {n_units} values differ from the most common one: at least {MIN_DIFFERING} must"
     most = MAX_SKEWNESS * min(1.0, n_units / 20)
     if abs(skewness) > most:
         return (

@@ -21,8 +21,8 @@ MAX_N = 100_000_000
 class Plan:
     """A one-sided test that is still to be made, and what is assumed of the truth.
 
-    `sd` is the standard deviation of one case's contribution on the scale of `threshold`: a pilot's `Interval.sd`, with its
-    clusters' share, or `binary_sd`. `null_sd` is the same where the truth is the threshold, None for as much.
+    `sd` is the standard deviation of one case's contribution on the scale of `threshold`: a pilot's `Interval.sd`, with
+    its clusters' share, or `binary_sd`. `null_sd` is the same where the truth is the threshold, None for as much.
     `step` is one step of the estimate times n: 1 for paired binary outcomes, 0.5 for a win rate, 0 for scores.
     `design_effect` multiplies the variance, and `per_cluster` cases are of one cluster. `looks` are fractions of the n
     that is planned, with what `spending` spends at each; one look at the end when empty.

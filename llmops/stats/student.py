@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import special
@@ -107,7 +108,14 @@ def degrees_of_freedom(sizes: FloatArray) -> float:
     """
     if np.all(sizes == sizes[0]):
         return float(len(sizes) - 1)
-    return min(_satterthwaite(sizes, sizes), _satterthwaite(sizes, sizes**2))
+    return _smaller(sizes.astype(np.float64).tobytes())
+
+
+@lru_cache(maxsize=128)
+def _smaller(sizes: bytes) -> float:
+    # every metric and slice of a session asks about the same clusters
+    n_each = np.frombuffer(sizes)
+    return min(_satterthwaite(n_each, n_each), _satterthwaite(n_each, n_each**2))
 
 
 def _satterthwaite(sizes: FloatArray, variances: FloatArray) -> float:

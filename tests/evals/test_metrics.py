@@ -16,7 +16,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from llmops.errors import DataError, InvalidEvidence
 from llmops.evals.metrics import METRICS, Scores, difference, interval
 from tests.evals.scoring import score_texts
-from tests.stats.calibration import CLOSE, NOMINAL, ROUGH, assert_at_nominal, population, synthetic_texts
+from tests.stats.calibration import CLOSE, NOMINAL, ROUGH, assert_holds, population, synthetic_texts
 
 REFERENCES, BASELINE, CANDIDATE = synthetic_texts(60, ROUGH, CLOSE, seed=1)
 ONE_EACH = [[text] for text in REFERENCES]
@@ -244,7 +244,7 @@ def test_nothing_to_score_and_a_case_without_reference_are_refused() -> None:
 
 @pytest.mark.parametrize("name", ["bleu", "chrf"])
 def test_equal_systems_rarely_differ_and_a_better_one_shows_more_often_with_more_cases(name: str) -> None:
-    """The quick form of tests/stats/test_calibration.py, through the front door."""
+    """The quick form of tests/stats/test_corpus.py, through the front door."""
     people = population(name, 400, ROUGH, replace(ROUGH, dropped=0.2), seed=2)
     like = score_texts([name], BASELINE, ONE_EACH)[name]
     rng = np.random.default_rng(3)
@@ -253,6 +253,6 @@ def test_equal_systems_rarely_differ_and_a_better_one_shows_more_often_with_more
         a, b = people.sample_null(rng, n) if null else people.sample(rng, n)
         return difference(replace(like, stats=a), replace(like, stats=b)).high < 0
 
-    assert_at_nominal([compared(128, null=True) for _ in range(1000)])
+    assert_holds(sum(compared(128, null=True) for _ in range(1000)), 1000)
     few, many = (np.mean([compared(n, null=False) for _ in range(300)]) for n in (32, 256))
     assert NOMINAL < few < many - 0.2

@@ -1,29 +1,84 @@
-"""What the calibration tests share: a binomial yardstick, and populations whose true difference is known."""
+"""What the calibration tests share: the rule they fail by, and populations whose true difference is known."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats as scipy_stats
 
 from llmops.evals.metrics import METRICS
-from llmops.stats import CorpusScore, FloatArray
+from llmops.stats import CorpusScore, FloatArray, Interval
+from llmops.stats.interval import IntArray
 from tests.evals.scoring import answers
 
 NOMINAL = 0.05
 
 
-def assert_at_nominal(rejections: Sequence[bool], at_least: bool = True) -> None:
-    """The share of rejections is 5 % within what 99.9 % of binomial samples of that size show."""
-    least, most = scipy_stats.binom.interval(0.999, len(rejections), NOMINAL)
-    found = sum(rejections)
-    assert found <= most, f"anticonservative: {found} of {len(rejections)} rejected, {most:.0f} is the most"
-    if at_least:
-        assert found >= least, (
-            f"conservative: {found} of {len(rejections)} rejected, {least:.0f} is the least"
-        )
+REPLICATIONS = 10_000
+
+
+def assert_holds(n_wrong: int, n: int = REPLICATIONS, nominal: float = NOMINAL) -> None:
+    """A false rate above nominal is not shown: Clopper and Pearson's 99 % lower bound of it is not above nominal."""
+    least = float(scipy_stats.beta.ppf(0.01, n_wrong, n - n_wrong + 1)) if n_wrong else 0.0
+    assert least <= nominal, f"wrong in {n_wrong} of {n}: at least {least:.4f}, nominal {nominal}"
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How often decided bounds missed the truth on either side, and how many replications decided nothing."""
+
+    n: int
+    n_low_wrong: int
+    n_high_wrong: int
+    n_in_doubt: int
+
+    def assert_holds(self, nominal: float = NOMINAL, decided: float = 0.5) -> None:
+        """Neither bound errs above nominal, and at least so large a share decided: a rule that never does is none."""
+        assert_holds(self.n_low_wrong, self.n, nominal)
+        assert_holds(self.n_high_wrong, self.n, nominal)
+        assert 1 - self.n_in_doubt / self.n >= decided, self
+
+    @property
+    def coverage(self) -> float:
+        """Share of the decided intervals that hold the truth."""
+        n = self.n - self.n_in_doubt
+        return 1 - (self.n_low_wrong + self.n_high_wrong) / n
+
+
+def tally(replicate: Callable[[], Interval], truth: float, n: int = REPLICATIONS) -> Tally:
+    """Repeat an interval of new data and count; one in doubt decides nothing, so it is not wrong."""
+    low = high = doubt = 0
+    for _ in range(n):
+        found = replicate()
+        if found.doubt is not None:
+            doubt += 1
+        else:
+            low += found.low > truth + 1e-9
+            high += found.high < truth - 1e-9
+    return Tally(n, low, high, doubt)
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """Sizes of clusters and how alike their cases are; `skewed` makes cluster effects exponential."""
+
+    sizes: IntArray
+    icc: float
+    skewed: bool = False
+
+    @property
+    def labels(self) -> IntArray:
+        """[N] the cluster of each case."""
+        return np.repeat(np.arange(len(self.sizes)), self.sizes)
+
+    def draw(self, rng: np.random.Generator) -> FloatArray:
+        """[N] values with mean 0 and variance 1."""
+        n = len(self.sizes)
+        effect = rng.exponential(1.0, n) - 1 if self.skewed else rng.normal(size=n)
+        own = rng.normal(size=int(self.sizes.sum()))
+        return np.sqrt(self.icc) * np.repeat(effect, self.sizes) + np.sqrt(1 - self.icc) * own
 
 
 def rouge_like_pair(rng: np.random.Generator, n: int, gain: float = 0.0) -> tuple[FloatArray, FloatArray]:

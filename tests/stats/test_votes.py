@@ -12,11 +12,12 @@ from llmops.evals.gate.people import RatingRules
 from llmops.evals.gate.vote_checks import Electorate, vote_lines
 from llmops.ratings.outcomes import Outcome, outcome, votes_by_item
 from llmops.records import Check, Rating
-from tests.stats.calibration import NOMINAL, assert_at_nominal
+from llmops.stats import n_for_power, vote_plan
+from tests.stats.calibration import NOMINAL, assert_holds
 
 pytestmark = pytest.mark.stats
 
-SIZES = [40, 64, 100, 200]
+SIZES = [40, 100]
 TIES = 0.3
 SUPERIOR: dict[str, Any] = {"kind": "superior", "by": 0}
 
@@ -53,39 +54,38 @@ def exact(n: int, p_win: float, p_loss: float, asked: RatingRules) -> dict[str, 
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_candidate_nobody_prefers_passes_superiority_5_percent_of_the_time_and_fails_as_often(n: int) -> None:
+def test_candidate_nobody_prefers_passes_and_fails_in_5_percent_at_most(n: int) -> None:
     found = exact(n, (1 - TIES) / 2, (1 - TIES) / 2, rules())
-    assert found["PASS"] == pytest.approx(NOMINAL, abs=0.002)
+    assert 0.7 * NOMINAL < found["PASS"] <= NOMINAL
     assert found["FAIL"] == pytest.approx(found["PASS"])
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_candidate_worse_by_the_whole_margin_passes_non_inferiority_5_percent_of_the_time(n: int) -> None:
+def test_candidate_worse_by_the_whole_margin_passes_non_inferiority_in_5_percent_at_most(n: int) -> None:
     asked = rules({"kind": "non_inferior", "margin": 10})
     found = exact(n, (1 - TIES) / 2 - 0.1, (1 - TIES) / 2 + 0.1, asked)
-    assert found["PASS"] == pytest.approx(NOMINAL, abs=0.005)
-    assert found["FAIL"] == pytest.approx(NOMINAL, abs=0.005)
+    assert 0.6 * NOMINAL < found["PASS"] <= NOMINAL
+    assert 0.6 * NOMINAL < found["FAIL"] <= NOMINAL
 
 
 def test_items_planned_for_equal_systems_pass_non_inferiority_four_times_in_five() -> None:
-    """109 items for a margin of 10 points with 30 % ties, as the page on gates says."""
-    found = exact(109, (1 - TIES) / 2, (1 - TIES) / 2, rules({"kind": "non_inferior", "margin": 10}))
-    assert found["PASS"] == pytest.approx(0.8, abs=0.02)
+    """109 items for a margin of 10 points with 30 % ties by the normal formula; steps ask for a few more."""
+    n = n_for_power(vote_plan(TIES, threshold=-0.1), 0.8)
+    assert n is not None
+    assert 109 < n < 120
+    found = exact(n, (1 - TIES) / 2, (1 - TIES) / 2, rules({"kind": "non_inferior", "margin": 10}))
+    assert found["PASS"] == pytest.approx(0.8, abs=0.03)
 
 
 @pytest.mark.parametrize("limit", [10, 20, 50])
-def test_share_of_both_bad_at_its_limit_errs_5_percent_on_average_and_never_9(limit: int) -> None:
-    """One count decides, so the error moves in steps with n; no interval without coin tosses avoids that."""
-    passed, failed = [], []
-    for n in range(40, 201, 4):
+def test_share_of_both_bad_at_its_limit_never_errs_above_5_percent(limit: int) -> None:
+    """Exact, over all counts; the error moves in steps with n, below the level."""
+    for n in range(40, 201, 8):
         counts = range(n + 1)
         weights = scipy_stats.binom.pmf(counts, n, limit / 100)
         verdicts = [vote_checks(rules(max_both_bad=limit), items(n, both_bad=k))[1].verdict for k in counts]
-        passed.append(sum(w for w, verdict in zip(weights, verdicts, strict=True) if verdict == "PASS"))
-        failed.append(sum(w for w, verdict in zip(weights, verdicts, strict=True) if verdict == "FAIL"))
-    assert max(passed + failed) < 0.09
-    assert np.mean(passed) == pytest.approx(NOMINAL, abs=0.008)
-    assert np.mean(failed) == pytest.approx(NOMINAL, abs=0.008)
+        for verdict in ("PASS", "FAIL"):
+            assert sum(w for w, v in zip(weights, verdicts, strict=True) if v == verdict) <= NOMINAL
 
 
 def rating_rows(rng: np.random.Generator, n: int, n_raters: int) -> list[Rating]:
@@ -100,27 +100,25 @@ def rating_rows(rng: np.random.Generator, n: int, n_raters: int) -> list[Rating]
     return rows
 
 
-@pytest.mark.parametrize(("n", "n_raters"), [(40, 1), (100, 1), (200, 1), (60, 3)])
-def test_rows_of_raters_without_a_preference_end_in_a_verdict_at_the_nominal_rate(
-    n: int, n_raters: int
+@pytest.mark.parametrize(("n", "n_raters"), [(40, 1), (60, 3)])
+def test_rows_of_raters_without_a_preference_end_in_a_verdict_no_more_often_than_the_level_says(
+    rng: np.random.Generator, n: int, n_raters: int
 ) -> None:
-    rng = np.random.default_rng(109)
     verdicts = []
-    for _ in range(1500):
+    for _ in range(1000):
         votes = votes_by_item(rating_rows(rng, n, n_raters))
         outcomes = [outcome(given) for given in votes.values()]
         verdicts.append(vote_checks(rules(), outcomes)[0].verdict)
-    assert_at_nominal([verdict == "PASS" for verdict in verdicts])
-    assert_at_nominal([verdict == "FAIL" for verdict in verdicts])
+    assert_holds(verdicts.count("PASS"), len(verdicts))
+    assert_holds(verdicts.count("FAIL"), len(verdicts))
 
 
-def test_the_yardstick_condemns_votes_that_are_looked_at_every_ten_items() -> None:
+def test_the_rule_condemns_votes_that_are_looked_at_every_ten_items(rng: np.random.Generator) -> None:
     """Why an open campaign shows nothing: stopping at the first PASS of 20 to 200 items."""
-    rng = np.random.default_rng(113)
     stopped = []
     for _ in range(400):
         said = rng.choice(["first", "second", "tie"], 200, p=[(1 - TIES) / 2, (1 - TIES) / 2, TIES])
         looks = [vote_checks(rules(), list(said[:n]))[0].verdict for n in range(20, 201, 10)]
         stopped.append("PASS" in looks)
-    with pytest.raises(AssertionError, match="anticonservative"):
-        assert_at_nominal(stopped)
+    with pytest.raises(AssertionError, match="wrong in"):
+        assert_holds(sum(stopped), len(stopped))
