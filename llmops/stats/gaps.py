@@ -136,8 +136,9 @@ def _pair(a: _Group, b: _Group, level: float, n_groups: int) -> _Bounds:
     below, above = quantiles(error, level)
     simultaneous = _range_quantile(level, n_groups, df) / math.sqrt(2)
     student = float(special.stdtrit(df, checked(level)))
-    doubts = (student_doubt(g.error.se, g.error.skewness, round(g.error.df) + 1, None) for g in (a, b))
-    doubt = next((f"group {g.name}: {d}" for g, d in zip((a, b), doubts, strict=True) if d is not None), None)
+    alone = (student_doubt(g.error.se, 0.0, round(g.error.df) + 1, None) for g in (a, b))
+    doubt = next((f"group {g.name}: {d}" for g, d in zip((a, b), alone, strict=True) if d is not None), None)
+    doubt = doubt or student_doubt(se, error.skewness, round(min(a.error.df, b.error.df)) + 1, None)
     distance = a.mean - b.mean
     return _Bounds(
         estimate=distance,
