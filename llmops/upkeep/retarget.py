@@ -10,7 +10,7 @@ import yaml
 
 from llmops.data.config import Limits
 from llmops.upkeep.own_rows import Shape
-from llmops.upkeep.rewrite import renamed, with_block, with_values, without_example_comments
+from llmops.upkeep.rewrite import EXAMPLE, renamed, with_block, with_values, without_example_comments
 
 COMMAND = "# llmops "
 """How the first line of a file begins that llmops runs."""
@@ -110,6 +110,9 @@ def _recipe(text: str, where: str, change: Change) -> str:
 
 
 def _suite(text: str, where: str, change: Change) -> str:
+    # General, safety and fairness ask the same of every task, in answers as long.
+    if PurePosixPath(where).stem != EXAMPLE:
+        return text
     return with_values(text, {"max_tokens": change.shape.answer_tokens}, where)
 
 

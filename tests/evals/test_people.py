@@ -12,7 +12,6 @@ import pytest
 from llmops import stats
 from llmops.errors import ConfigError
 from llmops.evals.gate import load_gate
-from llmops.evals.gate.families import look_levels
 from llmops.ratings.agreement import krippendorff_alpha
 from llmops.ratings.book import RatingBook
 from llmops.ratings.campaigns import is_closed
@@ -64,7 +63,7 @@ def test_votes_are_counted_at_exactly_the_declared_looks_with_wider_bounds(room:
     some(room, campaign, "ann", 15, "second")
     code, first = check(room, looks=LOOKS)
     (rate,) = (c for c in first["checks"] if c["metric"] == "win_rate")
-    level = look_levels(LOOKS, 0.95)[0]
+    level = stats.look_level([0.4, 0.6, 1.0], 1, 0.05)
     wins = [1] * 39 + [0]
     bounds = stats.paired_binary([1 - w for w in wins], wins, level)
     assert (code, rate["verdict"], rate["n_cases"]) == (0, "PASS", 40)

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 from llmops.errors import BadRequest
 from llmops.evals.gate.config import GateConfig, Guardrail, NonInferior, SliceRule, Superior, Target
-from llmops.evals.gate.families import holm
 from llmops.evals.gate.lines import Line, Question, Seen, decided
 
 if TYPE_CHECKING:
     from llmops.evals.compare import Paired
     from llmops.evals.metrics import Scores
-    from llmops.records import CheckKind, Role
+    from llmops.records import Better, CheckKind, Role
     from llmops.stats import Interval
 
 
@@ -117,6 +116,8 @@ def improved_lines(about: Comparisons) -> list[Line]:
 
     A member passes when its adjusted p-value is at most 1 - level. What the others say stands in their lines alone.
     """
+    from llmops import stats
+
     targets = about.gate.any_improved
     if not targets:
         return []
@@ -128,8 +129,8 @@ def improved_lines(about: Comparisons) -> list[Line]:
         lines.append(
             decided(question, seen(paired, target.metric, paired.difference(target.metric, question.level)))
         )
-        raw.append(p_value(_by_level(paired, target.metric), 0.0, scores.better == "higher"))
-    adjusted = holm(raw)
+        raw.append(stats.p_value(_by_level(paired, target.metric, scores.better), 0.0))
+    adjusted = [float(p) for p in stats.holm(raw)]
     return [
         _in_family(line, p, alpha, f"Holm over {len(targets)}")
         for line, p in zip(lines, adjusted, strict=True)
@@ -144,32 +145,11 @@ def _in_family(line: Line, p: float, alpha: float, method: str) -> Line:
     return replace(line, check=replace(check, verdict="INCONCLUSIVE"), reason=reason)
 
 
-def _by_level(paired: Paired, metric: str) -> Callable[[float], Interval]:
-    return lambda level: paired.difference(metric, level)
+def _by_level(paired: Paired, metric: str, better: Better) -> Callable[[float], Interval]:
+    """The interval of the improvement at a level: mirrored where less is better."""
 
+    def at(level: float) -> Interval:
+        found = paired.difference(metric, level)
+        return found if better == "higher" else found.mirrored()
 
-def p_value(interval_at: Callable[[float], Interval], threshold: float, higher: bool = True) -> float:
-    """One-sided p-value of lying beyond a threshold on the better side: 1 - the highest level whose bound clears it.
-
-    Whatever the interval's method, test and interval then agree. 1 where not even the level 1/2 clears it.
-
-    Args:
-        interval_at: the interval at a level of each bound.
-        threshold: in the interval's unit.
-        higher: whether beyond is above.
-    """
-
-    def clears(level: float) -> bool:
-        found = interval_at(level)
-        found = found if higher else found.mirrored()
-        return found.low > (threshold if higher else -threshold)
-
-    low, high = 0.5 + 1e-9, 1 - 1e-9
-    if not clears(low):
-        return 1.0
-    if clears(high):
-        return 1e-9
-    for _ in range(30):
-        middle = (low + high) / 2
-        low, high = (middle, high) if clears(middle) else (low, middle)
-    return 1 - low
+    return at

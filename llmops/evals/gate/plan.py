@@ -6,7 +6,7 @@ For a margin the systems are taken to be equal in truth; for a goal, the differe
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from llmops.registry.adapters import Registry
 
 if TYPE_CHECKING:
     from llmops.evals.metrics import Metric
-    from llmops.stats import Interval
+    from llmops.stats import Interval, Plan
 
 POWERS = (0.8, 0.9, 0.95)
 DISAGREE = 0.3
@@ -100,16 +100,37 @@ def _from_line(line: Line, assumed: Assumptions) -> Needed:
         truth, basis = assumed.effect, f"pilot of {check.n_cases}, effect {assumed.effect:g}"
     unit = "pairs" if check.role == "pair" else "cases"
     sign = 1 if check.better == "higher" else -1
+    planned = _plan_of(interval, line.question.threshold, truth)
     return Needed(
-        line.question.label, check.kind, check.threshold, sign * truth if truth else 0.0, interval.sd, unit,
-        check.n_cases, _sizes(interval, line.question.threshold, truth), basis,
+        line.question.label, check.kind, check.threshold, sign * truth if truth else 0.0, planned.sd, unit,
+        check.n_cases, _sizes(planned), basis,
     )  # fmt: skip
 
 
-def _sizes(interval: Interval, threshold: float, truth: float) -> dict[str, int | None]:
+def _sizes(planned: Plan) -> dict[str, int | None]:
     from llmops import stats
 
-    return {f"{power:g}": stats.n_needed(interval, threshold, power, assumed=truth) for power in POWERS}
+    return {f"{power:g}": stats.n_for_power(planned, power) for power in POWERS}
+
+
+def _plan_of(interval: Interval, threshold: float, truth: float) -> Plan:
+    """The test of a pilot's interval; yes-or-no scores have as many changes as the pilot's, shared out by the truth."""
+    from llmops import stats
+
+    if interval.method != "tango":
+        return stats.mean_plan(interval, threshold, truth)
+    changes = (interval.sd**2 + interval.estimate**2) / 100**2
+    changes = max(changes, abs(truth) / 100)
+    gain, loss = (changes + truth / 100) / 2, (changes - truth / 100) / 2
+    return _in_points(stats.binary_plan(gain, loss, threshold / 100, interval.level))
+
+
+def _in_points(plan: Plan) -> Plan:
+    null_sd = None if plan.null_sd is None else 100 * plan.null_sd
+    return replace(
+        plan, threshold=100 * plan.threshold, sd=100 * plan.sd, difference=100 * plan.difference, null_sd=null_sd,
+        step=100 * plan.step,
+    )  # fmt: skip
 
 
 def _without_pilot(gate: GateConfig, gate_path: Path, assumed: Assumptions) -> Iterator[Needed]:
@@ -121,7 +142,6 @@ def _without_pilot(gate: GateConfig, gate_path: Path, assumed: Assumptions) -> I
     for rule in rules:
         suite = gate.suite_of(rule)
         metric = _metric(gate_path.parent / gate.files[suite], rule.metric)
-        sd = 100 * DISAGREE**0.5 if metric.kind == "binary" else SPREAD
         name = label(suite if len(gate.files) > 1 else "", rule.metric, None)
         kind, limit, truth = "non_inferior", 0.0, 0.0
         if isinstance(rule, Superior):
@@ -129,11 +149,11 @@ def _without_pilot(gate: GateConfig, gate_path: Path, assumed: Assumptions) -> I
         elif rule.relative is None:
             limit = -float(rule.margin)
         known = metric.unit == "points" and limit != truth
-        needed = _sizes(_spread(sd, gate.level), limit, truth)
-        basis = "no pilot: spread assumed"
+        planned = _assumed_plan(metric, gate.level, limit, truth)
+        needed, basis = _sizes(planned), "no pilot: spread assumed"
         if not known:
             needed, basis = dict.fromkeys(needed), "needs a pilot, or --effect"
-        yield Needed(name, kind, limit, truth, sd, "cases", None, needed, basis)
+        yield Needed(name, kind, limit, truth, planned.sd, "cases", None, needed, basis)
 
 
 def _metric(path: Path, name: str) -> Metric:
@@ -147,10 +167,14 @@ def _metric(path: Path, name: str) -> Metric:
     return metrics[name]
 
 
-def _spread(sd: float, level: float) -> Interval:
-    from llmops.stats import Interval
+def _assumed_plan(metric: Metric, level: float, limit: float, truth: float) -> Plan:
+    from llmops import stats
 
-    return Interval(0.0, 0.0, 0.0, level, 2, sd, "assumed")
+    if metric.kind != "binary":
+        return stats.Plan(limit, SPREAD, truth, level)
+    changes = max(DISAGREE, abs(truth) / 100)
+    gain, loss = (changes + truth / 100) / 2, (changes - truth / 100) / 2
+    return _in_points(stats.binary_plan(gain, loss, limit / 100, level))
 
 
 def _votes(gate: GateConfig, assumed: Assumptions) -> Iterator[Needed]:
@@ -158,12 +182,16 @@ def _votes(gate: GateConfig, assumed: Assumptions) -> Iterator[Needed]:
     rules = gate.ratings
     if rules is None:
         return
-    lead = (assumed.win_rate - 50) / 50 if rules.win_rate.kind == "superior" else 0.0
-    sd = 50 * ((1 - assumed.ties_frac) - lead**2) ** 0.5
-    truth = 50 * lead
-    needed = _sizes(_spread(sd, gate.level), rules.win_rate.threshold, truth)
-    whose = f"true win rate {50 + truth:g} %" if truth else "equal systems"
+    from llmops import stats
+
+    won = assumed.win_rate if rules.win_rate.kind == "superior" else 50.0
+    planned = _in_points(
+        stats.vote_plan(assumed.ties_frac, rules.win_rate.threshold / 100, won / 100, gate.level)
+    )
+    if rules.looks:
+        planned = replace(planned, looks=tuple(items / rules.looks[-1] for items in rules.looks))
+    whose = f"true win rate {won:g} %" if won != 50 else "equal systems"
     yield Needed(
-        "win_rate", rules.win_rate.kind, rules.win_rate.threshold, truth, sd, "rated items", None, needed,
-        f"{whose}, {100 * assumed.ties_frac:g} % ties, one vote an item",
+        "win_rate", rules.win_rate.kind, rules.win_rate.threshold, won - 50, planned.sd, "rated items", None,
+        _sizes(planned), f"{whose}, {100 * assumed.ties_frac:g} % ties, one vote an item",
     )  # fmt: skip

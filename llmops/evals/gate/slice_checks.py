@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +14,8 @@ import numpy as np
 from llmops import stats
 from llmops.errors import InvalidEvidence
 from llmops.evals.gate.config import GapRule, PairRule, SliceRule
-from llmops.evals.gate.families import benjamini_hochberg
 from llmops.evals.gate.lines import Line, Question, Seen, decided
-from llmops.evals.gate.metric_checks import Comparisons, margin_interval, margin_line, p_value
+from llmops.evals.gate.metric_checks import Comparisons, margin_interval, margin_line
 from llmops.records import Verdict
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _exploratory_lines(about: Comparisons, rules: Sequence[SliceRule]) -> list[L
     if not searched:
         return []
     alpha = 1 - about.gate.level
-    adjusted = benjamini_hochberg([found.p for found in searched])
+    adjusted = [float(p) for p in stats.benjamini_hochberg([found.p for found in searched])]
     return [
         _verdict_of(found.line, p, alpha, len(searched)) for found, p in zip(searched, adjusted, strict=True)
     ]
@@ -108,15 +108,19 @@ def _searched(about: Comparisons, rule: SliceRule) -> list[_Searched]:
         question = replace(question, group=f"{rule.slice}={group}", min_cases=rule.min_cases)
         higher = scores.better == "higher"
         margin = margin_interval(part, rule, question.level)[1]
-        line = margin_line(question, part, rule)
-        p = p_value(_by_level(part, rule), -margin if higher else margin, higher=not higher)
-        doubted = line.seen is not None and line.seen.interval.doubt is not None
-        found.append(_Searched(line, 1.0 if doubted else p))
+        harm = stats.p_value(_harm(part, rule, higher), margin)
+        found.append(_Searched(margin_line(question, part, rule), harm))
     return found
 
 
-def _by_level(part: Paired, rule: SliceRule) -> Callable[[float], Interval]:
-    return lambda level: margin_interval(part, rule, level)[0]
+def _harm(part: Paired, rule: SliceRule, higher: bool) -> Callable[[float], Interval]:
+    """The interval, at a level, of how much worse the candidate is."""
+
+    def at(level: float) -> Interval:
+        found = margin_interval(part, rule, level)[0]
+        return found.mirrored() if higher else found
+
+    return at
 
 
 def _verdict_of(line: Line, p: float, alpha: float, n_groups: int) -> Line:
@@ -137,55 +141,36 @@ def _verdict_of(line: Line, p: float, alpha: float, n_groups: int) -> Line:
 
 def _gap_line(about: Comparisons, rule: GapRule) -> Line:
     paired, scores = about.of(rule)
-    rows = [_rows(paired, rule.slice, group) for group in rule.groups]
-    found = [
-        _largest(about.gate.level, _between(of.per_case, rows))
-        for of in (scores, paired.baseline[rule.metric])
-    ]
+    rows = {group: _rows(paired, rule.slice, group) for group in rule.groups}
+    places = [i for of in rows.values() for i in of]
+    clusters = None if paired.clusters is None else [paired.clusters[i] for i in places]
+    labels = [group for group, of in rows.items() for _ in of]
     question = about.question(rule, "gap", "at_most", -rule.max_gap)
-    question = replace(
-        question, better="lower", group=f"largest gap over {rule.slice}", min_cases=rule.min_cases
+    question = replace(question, group=f"largest gap over {rule.slice}", min_cases=rule.min_cases)
+    spread = _Spread(places, labels, clusters)
+    return _spread_line(question, spread, scores, paired.baseline[rule.metric])
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """Which cases are compared, the group of each, and its cluster (None: cases are independent)."""
+
+    rows: list[int]
+    groups: list[str]
+    clusters: list[str] | None
+
+
+def _spread_line(question: Question, spread: _Spread, ours: Scores, theirs: Scores) -> Line:
+    """The candidate's largest gap between two groups against its limit; beside it the baseline's."""
+    found, before = (
+        stats.largest_gap(of.per_case[spread.rows], spread.groups, question.level, spread.clusters)
+        for of in (ours, theirs)
     )
-    ours, theirs = found
-    method = f"{ours.method} over {len(rule.groups)} groups of {rule.slice}; {scores.signature}"
-    return decided(question, Seen(ours, ours.estimate, theirs.estimate, method))
-
-
-def _between(per_case: FloatArray, rows: Sequence[Sequence[int]]) -> list[Callable[[float], Interval]]:
-    """Intervals of the difference of two groups' means, for each two groups."""
-    return [
-        lambda level, a=per_case[list(a)], b=per_case[list(b)]: _welch(a, b, level)  # type: ignore[misc]
-        for a, b in combinations(rows, 2)
-    ]
-
-
-def _welch(a: FloatArray, b: FloatArray, level: float) -> Interval:
-    """Welch's t interval of mean(b) - mean(a) of independent cases; `sd` is that of a pair of cases, one of each."""
-    from scipy import special
-
-    parts = [float(x.var(ddof=1)) / len(x) for x in (a, b)]
-    se2, n = sum(parts), min(len(a), len(b))
-    df = se2**2 / sum(p**2 / (len(x) - 1) for p, x in zip(parts, (a, b), strict=True)) if se2 else 1.0
-    half = float(special.stdtrit(df, level)) * se2**0.5
-    estimate = float(b.mean() - a.mean())
-    return stats.Interval(estimate, estimate - half, estimate + half, level, n, (se2 * n) ** 0.5, "welch t")
-
-
-def _largest(level: float, intervals: Sequence[Callable[[float], Interval]]) -> Interval:
-    """The largest of several absolute differences, with an interval.
-
-    That all lie below a limit is shown by each bound on its own (an intersection of tests needs no correction); that
-    one lies above it is a union of 2 K tests, and its bounds are Bonferroni's.
-    """
-    each = [at(level) for at in intervals]
-    strict = [at(1 - (1 - level) / (2 * len(each))) for at in intervals]
-    estimate = max(abs(found.estimate) for found in each)
-    widest = max(each, key=lambda found: max(-found.low, found.high))
-    low = max(0.0, *(max(found.low, -found.high) for found in strict))
-    high = max(-widest.low, widest.high)
-    return replace(
-        widest, estimate=estimate, low=min(low, estimate), high=high, n=min(found.n for found in each)
-    )
+    smallest = min(spread.groups.count(group) for group in set(spread.groups))
+    floor = math.ceil(len(spread.rows) * question.min_cases / smallest)
+    method = f"{found.interval.method}: {found.highest} over {found.lowest}; {ours.signature}"
+    seen = Seen(found.interval, found.interval.estimate, before.interval.estimate, method)
+    return decided(replace(question, better="lower", min_cases=floor), seen)
 
 
 # ---------------------------------------------------------------- counterfactual pairs
@@ -236,41 +221,46 @@ def _variants_line(about: Comparisons, rule: PairRule, pairs: Sequence[Sequence[
     """The largest difference of two variants' mean scores, each over the pairs that have both."""
     paired, scores = about.of(rule)
     key = str(rule.variants)
-    tables = [_by_variant(paired, of, key, pairs) for of in (scores, paired.baseline[rule.metric])]
-    variants = sorted({name for row in tables[0] for name in row})
+    rows = [
+        {paired.cases[i].slices[key]: i for i in members if key in paired.cases[i].slices}
+        for members in pairs
+    ]
+    variants = sorted({name for row in rows for name in row})
     if len(variants) < 2:
         raise InvalidEvidence(f"slice {key}: {len(variants)} variants among the pairs; there must be two")
-    ours, theirs = (_largest(about.gate.level, _between_variants(table, variants)) for table in tables)
-    question: Question = about.question(rule, "pair", "at_most", -float(rule.max_gap or 0))
+    question = about.question(rule, "pair", "at_most", -float(rule.max_gap or 0))
     question = replace(question, better="lower", group=f"variants of {key}", min_cases=rule.min_cases)
-    method = f"{ours.method} over {len(variants)} variants; {scores.signature}"
+    ours, theirs = (
+        _largest(question.level, [_between(of, rows, a, b) for a, b in combinations(variants, 2)])
+        for of in (scores, paired.baseline[rule.metric])
+    )
+    method = f"{ours.method}, {len(variants)} variants; {scores.signature}"
     return decided(question, Seen(ours, ours.estimate, theirs.estimate, method))
 
 
-def _by_variant(
-    paired: Paired, scores: Scores, key: str, pairs: Sequence[Sequence[int]]
-) -> list[dict[str, float]]:
-    """Each pair's mean score by variant."""
-    table = []
-    for rows in pairs:
-        found: dict[str, list[float]] = defaultdict(list)
-        for i in rows:
-            if key in paired.cases[i].slices:
-                found[paired.cases[i].slices[key]].append(float(scores.per_case[i]))
-        table.append({name: sum(values) / len(values) for name, values in found.items()})
-    return table
+def _between(scores: Scores, rows: Sequence[dict[str, int]], a: str, b: str) -> Callable[[float], Interval]:
+    """The paired difference of two variants at a level of each bound."""
+    both = [(row[a], row[b]) for row in rows if a in row and b in row]
+    if len(both) < 2:
+        raise InvalidEvidence(f"variants {a} and {b}: {len(both)} pairs have both; there must be two or more")
+    x, y = (scores.per_case[[pair[k] for pair in both]] for k in (0, 1))
+    if scores.kind == "binary":
+        return lambda level: stats.paired_binary(x / 100, y / 100, level).scaled(100)
+    return lambda level: stats.paired_t(x, y, level)
 
 
-def _between_variants(
-    table: Sequence[dict[str, float]], variants: Sequence[str]
-) -> list[Callable[[float], Interval]]:
-    intervals: list[Callable[[float], Interval]] = []
-    for a, b in combinations(variants, 2):
-        both = [(row[a], row[b]) for row in table if a in row and b in row]
-        if len(both) < 2:
-            raise InvalidEvidence(
-                f"variants {a} and {b}: {len(both)} pairs have both; there must be two or more"
-            )
-        x, y = np.array(both).T
-        intervals.append(lambda level, x=x, y=y: stats.paired_t(x, y, level))  # type: ignore[misc]
-    return intervals
+def _largest(level: float, intervals: Sequence[Callable[[float], Interval]]) -> Interval:
+    """The largest of several absolute differences, with an interval.
+
+    That all lie below a limit is shown by each bound on its own (an intersection of tests needs no correction); that
+    one lies above it is a union of 2 K tests, and its bounds are Bonferroni's.
+    """
+    each = [at(level) for at in intervals]
+    strict = [at(1 - (1 - level) / (2 * len(each))) for at in intervals]
+    estimate = max(abs(found.estimate) for found in each)
+    widest = max(each, key=lambda found: max(-found.low, found.high))
+    low = max(0.0, *(max(found.low, -found.high) for found in strict))
+    doubt = next((found.doubt for found in each if found.doubt is not None), None)
+    n = min(found.n for found in each)
+    high = max(-widest.low, widest.high)
+    return replace(widest, estimate=estimate, low=min(low, estimate), high=high, n=n, doubt=doubt)

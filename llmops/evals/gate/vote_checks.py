@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from llmops.evals.gate.families import look_levels
 from llmops.evals.gate.lines import Line, Question, Seen, decided
 from llmops.evals.gate.people import RatingRules
 from llmops.ratings.outcomes import Outcome, Vote, outcome
@@ -14,6 +13,7 @@ from llmops.ratings.outcomes import Outcome, Vote, outcome
 if TYPE_CHECKING:
     from llmops.stats import Interval
 
+_WORTH: dict[Vote, float] = {"first": 1.0, "second": 0.0, "tie": 0.5, "both_bad": 0.5}
 EVEN = 50.0
 """The win rate, in %, of two systems that people like equally."""
 
@@ -44,9 +44,12 @@ def vote_lines(
 
     `look` says which of the declared looks this is (from 0); its bounds spend that look's share of the error.
     """
+    from llmops import stats
+
     note = ""
     if look is not None:
-        level = look_levels(rules.looks, level)[look]
+        shares = [items / rules.looks[-1] for items in rules.looks]
+        level = stats.look_level(shares, look + 1, 1 - level, rules.spending)
         note = f"; look {look + 1} of {len(rules.looks)}, O'Brien-Fleming"
     question = Question(
         "votes", rules.win_rate.kind, rules.suite or "", "win_rate", rules.win_rate.threshold, level, power,
@@ -63,13 +66,30 @@ def vote_lines(
 def win_rate(voters: Electorate, level: float) -> Interval:
     """The interval of win rate - 50, in points.
 
-    Tango's interval of the outcomes' wins and losses, halved; items are independent.
+    One vote an item: the paired interval of wins and losses, halved; items are independent. Several: the mean worth of
+    all votes, with items as clusters, and raters too where there are enough of them to speak for others.
     """
     from llmops import stats
 
+    if any(len(given) > 1 for given in voters.votes):
+        return _clustered(voters, level)
     losses, wins = ([o == which for o in voters.outcomes] for which in ("second", "first"))
     rate = stats.paired_binary(losses, wins, level).scaled(EVEN)
     return replace(rate, method=f"{rate.method} on wins and losses; tie, both bad and split count half")
+
+
+def _clustered(voters: Electorate, level: float) -> Interval:
+    from llmops import stats
+    from llmops.stats.guard import MIN_RATERS
+
+    rows = [(i, rater, _WORTH[vote]) for i, given in enumerate(voters.votes) for rater, vote in given]
+    items, raters, worth = zip(*rows, strict=True)
+    enough = voters.n_raters >= MIN_RATERS
+    found = stats.win_rate(worth, level, items, raters if enough else None).shifted(-0.5).scaled(100)
+    n = len(voters.votes)
+    by = "item and rater" if enough else f"item, of these {voters.n_raters} raters alone"
+    method = f"{found.method} of {len(rows)} votes clustered by {by}; tie and both bad count half"
+    return replace(found, n=n, sd=found.sd * (n / len(rows)) ** 0.5, method=method)
 
 
 def _both_bad(question: Question, limit: float, outcomes: Sequence[Outcome], note: str) -> Line:
