@@ -132,6 +132,8 @@ def _pair(a: _Group, b: _Group, level: float, n_groups: int) -> _Bounds:
     )
     df = max(df, min(a.error.df, b.error.df))
     third = a.error.skewness * a.error.se**3 - b.error.skewness * b.error.se**3
+    if len(a.parts):  # what both groups share of a cluster cancels
+        third = float(((a.parts - b.parts) ** 3).sum())
     error = Error(se, df, third / se**3 if se else 0.0)
     below, above = quantiles(error, level)
     simultaneous = _range_quantile(level, n_groups, df) / math.sqrt(2)
