@@ -62,6 +62,10 @@ def test_gate_that_was_changed_after_the_run_is_invalid_until_evaluated_again(ro
     assert llmops(room.workspace.root, "gate", "declare", "gate.yaml").code == 0
     assert llmops(room.workspace.root, "gate", "check", "gate.yaml").code == 4
     evaluate(room)
+    cached = llmops(room.workspace.root, "gate", "check", "gate.yaml")
+    assert cached.code == 4
+    assert "evaluate with --no-cache" in cached.out
+    evaluate(room, "--no-cache")
     assert llmops(room.workspace.root, "gate", "check", "gate.yaml").code == 0
     room.gate(NO_WORSE)
     assert llmops(room.workspace.root, "gate", "check", "gate.yaml").code == 0
