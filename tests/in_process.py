@@ -6,21 +6,33 @@ import contextlib
 import io
 import os
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
 from llmops.cli import main
-from tests.loop import Done
 
 
-def llmops(folder: Path, *arguments: str) -> Done:
-    """Run `llmops` in `folder` and say how it ended."""
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def llmops(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Done:
+    """Run `llmops` in `folder` and say how it ended; `env` takes the place of all variables."""
     out, err = io.StringIO(), io.StringIO()
     before = Path.cwd()
     os.chdir(folder)
     try:
         with (
+            patch.dict(os.environ, os.environ if env is None else env, clear=True),
             patch.object(sys, "argv", ["llmops", *arguments]),
+            patch.object(sys, "stdin", io.StringIO()),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
         ):

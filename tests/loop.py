@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests import in_process
+from tests.in_process import Done
+
 NAME = "docs"
 ANSWERS = ("Return the sum.", "Return the list.", "Close the file.")
 
@@ -112,23 +115,19 @@ approvals: 1
 
 
 @dataclass(frozen=True)
-class Done:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-@dataclass(frozen=True)
 class Loop:
     """A workspace's folder and what is done in it."""
 
     root: Path
     cache: Path
 
-    def llmops(self, *arguments: str, check: bool = True, timeout_s: float = 240, **env: str) -> Done:
-        """Run `llmops` in the workspace."""
+    def llmops(self, *arguments: str, check: bool = True, **env: str) -> Done:
+        """Run `llmops` in the workspace, without a process of its own: most of that would import torch."""
+        done = in_process.llmops(self.root, *arguments, env=self.environment() | env)
+        return self._checked(arguments, done, check)
+
+    def child(self, *arguments: str, check: bool = True, timeout_s: float = 240, **env: str) -> Done:
+        """Run `llmops` in the workspace as a process of its own, as a user's shell does."""
         done = subprocess.run(
             [*self.command(), *arguments],
             cwd=self.root,
@@ -139,10 +138,11 @@ class Loop:
             timeout=timeout_s,
             check=False,
         )
-        assert not check or done.returncode == 0, (
-            f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-        )
-        return Done(done.returncode, done.stdout, done.stderr)
+        return self._checked(arguments, Done(done.returncode, done.stdout, done.stderr), check)
+
+    def _checked(self, arguments: tuple[str, ...], done: Done, check: bool) -> Done:
+        assert not check or done.code == 0, f"{arguments}: exit {done.code}\n{done.out}\n{done.err}"
+        return done
 
     def command(self) -> tuple[str, ...]:
         """The words that run `llmops` as a child."""

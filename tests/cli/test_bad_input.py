@@ -122,7 +122,7 @@ def test_port_in_use_is_named_before_anything_heavy(loop: Loop) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = loop.llmops("serve", "serve.yaml", "--port", str(port), check=False, timeout_s=60)
+        done = loop.child("serve", "serve.yaml", "--port", str(port), check=False, timeout_s=60)
     _one_line(done, 5, rf"port {port}\b")
 
 
@@ -131,7 +131,7 @@ def test_engine_that_dies_at_start_is_reported_and_leaves_no_lock(loop: Loop, tm
     build_tiny_model(broken)
     (broken / "model.safetensors").write_bytes(b"not weights")
     loop.write("serve.yaml", PROFILE, base=broken)
-    done = loop.llmops("serve", "serve.yaml", "--detach", check=False, timeout_s=120)
+    done = loop.child("serve", "serve.yaml", "--detach", check=False, timeout_s=120)
     _one_line(done, 5, "engine")
     assert not (loop.root / ".llmops/serve.json").exists()
     assert loop.llmops("stop").out.strip() == "nothing was serving"
