@@ -13,6 +13,8 @@ from llmops.db import open_database, writing
 from llmops.errors import ConfigError, CouldNotRun, StoreError
 from llmops.ledger import Ledger
 from llmops.settings import Workspace, find_workspace
+from tests import in_process
+from tests.in_process import Done
 from tests.storage.backends import execute_on_server
 
 
@@ -22,9 +24,8 @@ def plain(tmp_path: Path, clean_env: pytest.MonkeyPatch) -> Workspace:
     return find_workspace(tmp_path)
 
 
-def _llmops(workspace: Workspace, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "llmops.cli", *arguments]
-    return subprocess.run(command, cwd=workspace.root, capture_output=True, text=True, check=False)
+def _llmops(workspace: Workspace, *arguments: str) -> Done:
+    return in_process.llmops(workspace.root, *arguments)
 
 
 @pytest.mark.parametrize(
@@ -70,8 +71,8 @@ def test_address_that_cannot_be_used_ends_a_command_with_2(
     assert "ann:secret" not in str(caught.value)
     if "mysql" in given:
         done = _llmops(plain, "ledger", "verify")
-        assert done.returncode == 2
-        assert str(caught.value) in done.stderr
+        assert done.code == 2
+        assert str(caught.value) in done.err
 
 
 def test_database_that_does_not_answer_ends_a_command_with_5_and_shows_no_password(
@@ -80,11 +81,11 @@ def test_database_that_does_not_answer_ends_a_command_with_5_and_shows_no_passwo
     pytest.importorskip("psycopg", reason="needs psycopg, PostgreSQL's driver")
     clean_env.setenv("LLMOPS_DATABASE_URL", "postgresql://ann:secret@127.0.0.1:9/llmops")
     done = _llmops(plain, "ledger", "verify")
-    assert done.returncode == 5
-    (line,) = done.stderr.strip().splitlines()
+    assert done.code == 5
+    (line,) = done.err.strip().splitlines()
     assert "database postgresql+psycopg://ann:***@127.0.0.1:9/llmops: cannot be opened" in line
     assert "check LLMOPS_DATABASE_URL, and that the server runs" in line
-    assert "secret" not in done.stderr + done.stdout
+    assert "secret" not in done.err + done.out
 
 
 def test_missing_driver_says_what_to_install(plain: Workspace, clean_env: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +19,12 @@ from llmops.records import AdapterRecord
 from llmops.registry.adapters import Registry
 from llmops.registry.releases import request_override
 from llmops.schema import canonical_json
+from llmops.settings import find_workspace
 from llmops.tracking import DIGEST_TAG
 from llmops.train.finetune import finetune
 from llmops.train.importer import ImportRequest, import_adapter
 from llmops.train.methods import sft
+from tests import in_process
 from tests.evidence import activate
 from tests.tiny import build_tiny_model
 from tests.train.support import Bench
@@ -29,13 +32,24 @@ from tests.train.support import Bench
 PAIRS = tuple((f"What does f{i} do?", f"Return value {i}.", f"It is function {i}!") for i in range(20))
 
 
-@pytest.fixture
-def parent(bench: Bench) -> AdapterRecord:
-    """A first adapter, with preferences for a second one beside it."""
+@pytest.fixture(scope="module")
+def first_round(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, AdapterRecord]:
+    """A workspace with a first adapter, and preferences for a second one beside it."""
+    root = tmp_path_factory.mktemp("first")
+    (root / "llmops.yaml").write_text("name: test\n")
+    bench = Bench(find_workspace(root), tiny_model)
+    bench.rows()
     bench.prefer(PAIRS)
-    return finetune(
-        bench.recipe(lora={"r": 8, "alpha": 24, "target_modules": ["q_proj", "v_proj"]}), bench.workspace
-    )
+    shape = {"r": 8, "alpha": 24, "target_modules": ["q_proj", "v_proj"]}
+    return root, finetune(bench.recipe(lora=shape), bench.workspace)
+
+
+@pytest.fixture
+def parent(bench: Bench, first_round: tuple[Path, AdapterRecord]) -> AdapterRecord:
+    """The first adapter, in a copy of its workspace."""
+    root, record = first_round
+    shutil.copytree(root, bench.root, dirs_exist_ok=True)
+    return record
 
 
 def _release(bench: Bench, name: str, record: AdapterRecord) -> None:
@@ -245,10 +259,12 @@ def test_missing_parents_and_preferences_say_what_to_do(
 
 
 def test_wrong_combination_ends_the_command_with_one_line_and_no_run(bench: Bench) -> None:
-    done = _llmops(bench, "finetune", str(bench.dpo_recipe(data={"kind": "dataset", "name": "rows"})))
-    assert done.returncode == 2
-    assert "data: method dpo learns from pairs; give {kind: preferences, name: CAMPAIGN}" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    done = in_process.llmops(
+        bench.root, "finetune", str(bench.dpo_recipe(data={"kind": "dataset", "name": "rows"}))
+    )
+    assert done.code == 2
+    assert "data: method dpo learns from pairs; give {kind: preferences, name: CAMPAIGN}" in done.err
+    assert len(done.err.strip().splitlines()) == 1
     assert not bench.workspace.runs.exists()
 
 
