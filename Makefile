@@ -57,7 +57,7 @@ $(APP): $(VENV) pyproject.toml
 	touch $@
 
 $(DEV): $(VENV) pyproject.toml
-	$(PIP) install --quiet --constraint requirements.lock --editable '.[mlflow,nf4,int8,pii,sweep,ray,tensorboard,postgres,s3,dev]'
+	$(PIP) install --quiet --constraint requirements.lock --editable '.[mlflow,nf4,int8,pii,sweep,ray,tensorboard,postgres,s3,evaluate,lm-eval,dev]'
 	touch $@ $(APP)
 
 venv-vllm:
