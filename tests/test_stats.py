@@ -26,6 +26,7 @@ from llmops.stats import (
     mean_interval,
     n_needed,
     paired_binary,
+    paired_bounded,
     paired_corpus,
     paired_t,
     proportion_interval,
@@ -346,3 +347,23 @@ def test_equal_systems_pass_superiority_at_no_more_than_the_nominal_rate() -> No
 def test_examples_in_docstrings_hold(module: ModuleType) -> None:
     found = doctest.testmod(module)
     assert (found.failed, found.attempted > 0) == (0, True)
+
+
+def test_bounded_difference_is_hoeffdings_where_cases_differ_by_many_amounts() -> None:
+    """Half width by hand: range 200, n 24, 200 * sqrt(ln 20 / 48)."""
+    x, y = [0.0] * 24, [float(i) for i in range(50, 74)]
+    found = paired_bounded(x, y, level=0.95, span=100)
+    assert found.low == pytest.approx(61.5 - 200 * math.sqrt(math.log(20) / 48))
+    assert (found.estimate, found.high, found.doubt) == (61.5, 100.0, None)
+    with pytest.raises(InvalidEvidence, match="outside of"):
+        paired_bounded([101.0, 1.0], [1.0, 2.0], level=0.95, span=100)
+
+
+def test_bounded_difference_takes_unseen_cases_at_their_worst() -> None:
+    """All of 100 cases alike: at most 1 - 0.05^(1/100) of the others differ, by 100 at most."""
+    share = 1 - 0.05 ** (1 / 100)
+    same = paired_bounded([50.0] * 100, [50.0] * 100, level=0.95, span=100)
+    assert (same.low, same.high) == (pytest.approx(-100 * share), pytest.approx(100 * share))
+    theirs = proportion_confint(2, 40, alpha=0.1, method="beta")[1]
+    found = paired_bounded([0.0] * 40, [80.0] * 38 + [10.0, 30.0], level=0.95, span=100)
+    assert found.low == pytest.approx(80 * (1 - theirs) - 100 * theirs)

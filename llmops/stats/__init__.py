@@ -11,6 +11,7 @@ Shapes: N cases, G clusters, S statistics, R rows that are scored together.
 from __future__ import annotations
 
 from llmops.stats.binary import paired_binary, proportion_interval
+from llmops.stats.bounded import paired_bounded
 from llmops.stats.corpus import corpus_interval, paired_corpus
 from llmops.stats.gaps import Gap, largest_gap
 from llmops.stats.guard import unreliable
@@ -54,6 +55,7 @@ __all__ = [
     "n_needed",
     "p_value",
     "paired_binary",
+    "paired_bounded",
     "paired_corpus",
     "paired_t",
     "power_at",

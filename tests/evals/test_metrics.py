@@ -256,3 +256,17 @@ def test_equal_systems_rarely_differ_and_a_better_one_shows_more_often_with_more
     assert_holds(sum(compared(128, null=True) for _ in range(1000)), 1000)
     few, many = (np.mean([compared(n, null=False) for _ in range(300)]) for n in (32, 256))
     assert NOMINAL < few < many - 0.2
+
+
+def test_difference_far_beyond_doubt_is_bounded_without_an_approximation() -> None:
+    """One case of 24 differs from the rest: Student's t is in doubt, and an exact bound still lies far above 0."""
+    texts = [f"answer number {i}" for i in range(24)]
+    a = score_texts(["rougeL"], ["x"] * 24, [[text] for text in texts])["rougeL"]
+    b = score_texts(["rougeL"], [*texts[:-1], "answer of none"], [[text] for text in texts])["rougeL"]
+    found = difference(a, b)
+    assert (found.method, found.doubt) == ("rule of three", None)
+    assert found.low > 60
+    assert difference(b, b).low == pytest.approx(-100 * (1 - 0.05 ** (1 / 24)))
+    assert difference(a, a).doubt is not None, "0 for every answer of both tells nothing"
+    in_groups = difference(a, b, clusters=[i // 2 for i in range(24)])
+    assert in_groups.doubt is not None, "cases that are alike are fewer than they seem"

@@ -11,7 +11,15 @@ import statsmodels.api as sm
 from scipy import stats as scipy_stats
 
 from llmops.errors import InvalidEvidence
-from llmops.stats import FloatArray, decide_bound, mean_interval, paired_t, unreliable
+from llmops.stats import (
+    FloatArray,
+    Interval,
+    decide_bound,
+    mean_interval,
+    paired_bounded,
+    paired_t,
+    unreliable,
+)
 from llmops.stats.student import degrees_of_freedom
 from tests.stats.calibration import Clusters, rouge_like_pair, tally
 
@@ -166,3 +174,32 @@ def test_plain_student_fails_the_rule_on_skewed_data(rng: np.random.Generator) -
     x = rng.exponential(1.0, (10_000, 50))
     high = x.mean(axis=1) + scipy_stats.t.ppf(0.95, 49) * scipy_stats.sem(x, axis=1)
     assert np.mean(high < 1.0) > 0.08
+
+
+@pytest.mark.stats
+@pytest.mark.parametrize("n", [12, 50, 200])
+@pytest.mark.parametrize("share", [0.01, 0.03, 0.1, 0.3, 0.5])
+def test_bounded_difference_sees_the_catastrophe_that_no_case_showed(
+    n: int, share: float, rng: np.random.Generator
+) -> None:
+    """Most answers stay as good, a few fall from 100 to 0: where an approximation errs up to one time in four."""
+    level = np.full(n, 100.0)
+
+    def replicate() -> Interval:
+        return paired_bounded(level, np.where(rng.random(n) < share, 0.0, 100.0), 0.95, 100.0)
+
+    tally(replicate, -100 * share).assert_holds()
+
+
+@pytest.mark.stats
+@pytest.mark.parametrize("spread", [0.0, 5.0, 60.0])
+def test_bounded_difference_holds_where_the_common_amount_is_found_in_the_data(
+    spread: float, rng: np.random.Generator
+) -> None:
+    """Two amounts nearly as common as each other: whichever is more common in a sample is where the bounds start."""
+
+    def replicate() -> Interval:
+        gain = np.where(rng.random(16) < 0.8, 10.0, 10.0 + spread)
+        return paired_bounded(np.zeros(16), gain, 0.95, 100.0)
+
+    tally(replicate, 10.0 + 0.2 * spread).assert_holds()

@@ -149,6 +149,8 @@ def interval(scores: Scores, level: float = 0.95, clusters: Labels | None = None
 def difference(a: Scores, b: Scores, level: float = 0.95, clusters: Labels | None = None) -> Interval:
     """The interval of b - a over the same cases in the same order, by the test that fits the metric's kind.
 
+    Where that test is in doubt about points of independent cases, bounds without an approximation take its place.
+
     Args:
         a: the baseline's scores.
         b: the candidate's scores.
@@ -164,9 +166,11 @@ def difference(a: Scores, b: Scores, level: float = 0.95, clusters: Labels | Non
             "score both systems with the same metric and versions"
         )
     if a.kind == "mean":
-        return stats.paired_t(a.per_case, b.per_case, level, clusters)
+        return _certain(stats.paired_t(a.per_case, b.per_case, level, clusters), a, b)
     if a.kind == "binary":
-        return stats.paired_binary(a.per_case / 100, b.per_case / 100, level, clusters).scaled(100)
+        return _certain(
+            stats.paired_binary(a.per_case / 100, b.per_case / 100, level, clusters).scaled(100), a, b
+        )
     if a.kind == "quantile":
         return paired_quantile((a.per_case, b.per_case), a.share, level, clusters)
     stats_a, resampled = _corpus_parts(a)
@@ -174,6 +178,17 @@ def difference(a: Scores, b: Scores, level: float = 0.95, clusters: Labels | Non
     if a.resamples:
         return paired_bootstrap((stats_a, stats_b), resampled, level, Resampling(a.resamples, clusters))
     return stats.paired_corpus(stats_a, stats_b, resampled, level, clusters)
+
+
+def _certain(found: Interval, a: Scores, b: Scores) -> Interval:
+    """The interval itself, or wider bounds where it is in doubt and such bounds exist.
+
+    A metric that gives 0 to every answer of both systems stays in doubt: it tells nothing from nothing.
+    """
+    bounded = a.unit == POINTS and 0 < max(a.per_case.max(), b.per_case.max()) <= 100
+    if found.doubt is None or found.n_clusters is not None or not bounded:
+        return found
+    return stats.paired_bounded(a.per_case, b.per_case, found.level, 100.0)
 
 
 def mean_of_samples(answers: Answers, per_sample: FloatArray) -> Measured:
