@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 from unittest.mock import patch
 
 from llmops.cli import main
@@ -23,8 +24,10 @@ class Done:
     err: str
 
 
-def llmops(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Done:
-    """Run `llmops` in `folder` and say how it ended; `env` takes the place of all variables."""
+def llmops(
+    folder: Path, *arguments: str, env: Mapping[str, str] | None = None, typed: TextIO | None = None
+) -> Done:
+    """Run `llmops` in `folder` and say how it ended; `env` replaces all variables, `typed` the terminal."""
     out, err = io.StringIO(), io.StringIO()
     before = Path.cwd()
     os.chdir(folder)
@@ -32,7 +35,7 @@ def llmops(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) 
         with (
             patch.dict(os.environ, os.environ if env is None else env, clear=True),
             patch.object(sys, "argv", ["llmops", *arguments]),
-            patch.object(sys, "stdin", io.StringIO()),
+            patch.object(sys, "stdin", typed or sys.stdin),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
         ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -123,7 +124,7 @@ class Loop:
 
     def llmops(self, *arguments: str, check: bool = True, **env: str) -> Done:
         """Run `llmops` in the workspace, without a process of its own: most of that would import torch."""
-        done = in_process.llmops(self.root, *arguments, env=self.environment() | env)
+        done = in_process.llmops(self.root, *arguments, env=self.environment() | env, typed=io.StringIO())
         return self._checked(arguments, done, check)
 
     def child(self, *arguments: str, check: bool = True, timeout_s: float = 240, **env: str) -> Done:

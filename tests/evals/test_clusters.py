@@ -29,9 +29,12 @@ def serve_groups(room: Room) -> str:
 
 
 def decided(room: Room, suite: Path) -> Decision:
-    done = llmops(room.workspace.root, "eval", str(suite), "--endpoint", serve_groups(room))
+    gate = room.gate(CHECK)
+    done = llmops(
+        room.workspace.root, "eval", str(suite), "--endpoint", serve_groups(room), "--gate", str(gate)
+    )
     assert done.code == 0, done.err
-    return check_gate(room.gate(CHECK), room.workspace)
+    return check_gate(gate, room.workspace)
 
 
 def test_groups_widen_what_the_command_reports_and_the_gate_decides_on(room: Room) -> None:

@@ -99,7 +99,7 @@ def test_page_shows_values_intervals_signatures_and_cases_side_by_side(room: Roo
         r"question (\d+) reference answer \1 base@\w+ · 0\.0 no idea docs@\w+ · 100\.0 answer \1 ", text
     )
     assert "100 better, 0 worse, 0 equal." in text
-    assert "+100.00 [+100.00, +100.00]" in text
+    assert "+100.00 [+94.10, +100.00]" in text  # at most 1 - 0.05^(1/100) of other cases differ
 
 
 def test_invalid_report_says_so_on_top(room: Room) -> None:

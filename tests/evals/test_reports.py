@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmops.evals.reports import junit, markdown, marks
+from llmops.evals.reports.comparison import N_SHOWN
 from llmops.evals.reports.parquet import read_metadata, write_samples
 from llmops.records import Check, ToolCall
 from tests.evals.conftest import Room, number, right
@@ -124,13 +125,13 @@ def test_gate_check_tells_ci_its_verdict(
 
 def test_no_text_ends_a_block_a_cell_or_a_command() -> None:
     hostile = "```\n</details><script>|\n| a | b |\n::error::x\x00\x1b\ud800 @someone"
-    cases = [case(i, source=f"a|b,c:{i}%\n") for i in range(4)]
+    cases = [case(i, source=f"a|b,c:{i}%\n") for i in range(8)]
     part = evaluated(cases, lambda system, i, k: f"answer {i}" if system == BASE else hostile)
     (comparison,) = part.comparisons
     text = "\n\n".join(markdown.of_comparison(comparison))
     body = text[text.index("Worst regressions") :]
     fences = re.findall(r"^(`{4,})text\n.*?^\1$", body, re.M | re.S)
-    assert len(fences) == 4  # the candidate's answers; nothing else needs more than three
+    assert len(fences) == N_SHOWN  # the candidate's answers; nothing else needs more than three
     assert "@someone" not in markdown.cell(hostile)
     assert "\n" not in markdown.cell(hostile)
     lines = [mark.line() for mark in marks.of_session("a,b:c%.yaml", part)]

@@ -22,7 +22,7 @@ from tests.evals.judge.referee import Referee, Script, refereeing
 from tests.in_process import llmops
 from tests.loop import Done
 
-N_WINS, N_LOSSES, N_TIES, N_SAME = 12, 7, 3, 3
+N_WINS, N_LOSSES, N_TIES, N_SAME = 14, 7, 3, 3
 """Cases, in the suite's order, that the adapter is right on, the base, neither, and both alike."""
 
 
