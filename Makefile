@@ -23,7 +23,7 @@ test-vllm: $(DEV) venv-vllm
 	.venv/bin/python -m pytest -m vllm $(ARGS)
 
 test-walks: $(DEV) venv-quantize
-	.venv/bin/python -m pytest -m walk -n 2 --dist loadfile $(ARGS)
+	.venv/bin/python -m pytest -m "walk and not slow" -n 2 --dist loadfile $(ARGS)
 
 test-stats: $(DEV)
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m stats $(ARGS)

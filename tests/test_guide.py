@@ -1,6 +1,6 @@
 """The README's guide to one's own data, word for word: its files, its commands in their order, its page in a browser.
 
-Runs with the real 135M model and takes minutes: `make test-walks`.
+Runs with the real 135M model and takes up to half an hour: `make test-slow`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 HEADING = "## Your own data in 15 minutes"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
-pytestmark = [pytest.mark.walk, pytest.mark.timeout(2700)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2700)]
 
 
 def guide() -> list[tuple[str, str]]:

@@ -56,7 +56,7 @@ def _pair(bench: Bench, **launch: Any) -> tuple[str, str]:
 
 
 @pytest.mark.walk
-@pytest.mark.parametrize("runner", ["torchrun", "ray"])
+@pytest.mark.parametrize("runner", ["torchrun", pytest.param("ray", marks=pytest.mark.slow)])
 def test_two_processes_make_the_adapter_that_one_makes(bench: Bench, runner: str) -> None:
     if runner == "ray":
         pytest.importorskip("ray")
