@@ -367,3 +367,10 @@ def test_bounded_difference_takes_unseen_cases_at_their_worst() -> None:
     theirs = proportion_confint(2, 40, alpha=0.1, method="beta")[1]
     found = paired_bounded([0.0] * 40, [80.0] * 38 + [10.0, 30.0], level=0.95, span=100)
     assert found.low == pytest.approx(80 * (1 - theirs) - 100 * theirs)
+
+
+def test_moderate_skewness_widens_the_bounds_to_cantellis() -> None:
+    values = -np.log1p(-(np.arange(40) + 0.5) / 40)  # quantiles of an exponential distribution
+    found = mean_interval(values, level=0.95)
+    assert (found.method, found.doubt) == ("t, Cantelli's bounds", None)
+    assert found.estimate - found.low == pytest.approx(math.sqrt(19) * values.std(ddof=1) / math.sqrt(40))

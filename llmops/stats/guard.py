@@ -26,6 +26,8 @@ MIN_RATERS = 3
 """People from whom on votes say something about people."""
 MAX_SKEWNESS = 0.22
 """Most skewness of an estimate (that of a case / sqrt(n)) from 20 units on."""
+WIDE_SKEWNESS = 0.4
+"""Most skewness of an estimate up to which bounds twice as wide hold their level."""
 
 
 def unreliable(interval: Interval) -> str | None:
@@ -60,6 +62,11 @@ def student_doubt(se: float, skewness: float, n_units: int, n_differing: int | N
             f"a few values decide (skewness of the estimate {skewness:+.2f}, at most {most:.2f}): add cases"
         )
     return None
+
+
+def is_wide(skewness: float, n_units: int) -> bool:
+    """Whether an estimate is too skewed for Student's bounds and not for Cantelli's, which are twice as wide."""
+    return n_units >= 20 and MAX_SKEWNESS < abs(skewness) <= WIDE_SKEWNESS
 
 
 def units_doubt(n_units: float, least: int = MIN_UNITS) -> str | None:

@@ -27,7 +27,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import special
 
-from llmops.stats.guard import student_doubt
+from llmops.stats.guard import is_wide, student_doubt
 from llmops.stats.interval import FloatArray, Interval, checked
 
 SKEWNESS_FACTOR = 4 / 3
@@ -75,9 +75,18 @@ def error_of(found: Parts) -> Error:
 
 
 def student(found: Parts, level: float, n: int, method: str) -> Interval:
-    """The interval of an estimate from its parts; `n` is the number of cases that they come from."""
+    """The interval of an estimate from its parts; `n` is the number of cases that they come from.
+
+    Where the estimate is more skewed than the correction repairs, but not by much, the bounds are those of Cantelli's
+    inequality, which no distribution exceeds: sqrt(level / (1 - level)) standard errors, 4.36 at 95 %.
+    """
     error = error_of(found)
     below, above = quantiles(error, level)
+    n_units = len(found.parts)
+    wide = is_wide(error.skewness, n_units)
+    if wide:
+        least = math.sqrt(checked(level) / (1 - level))
+        below, above, method = max(below, least), max(above, least), f"{method}, Cantelli's bounds"
     return Interval(
         estimate=found.estimate,
         low=found.estimate - below * error.se,
@@ -87,7 +96,7 @@ def student(found: Parts, level: float, n: int, method: str) -> Interval:
         sd=error.se * math.sqrt(n),
         method=method,
         n_clusters=None if found.sizes is None else len(found.parts),
-        doubt=student_doubt(error.se, error.skewness, len(found.parts), found.n_differing),
+        doubt=student_doubt(error.se, 0.0 if wide else error.skewness, n_units, found.n_differing),
     )
 
 
