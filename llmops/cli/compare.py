@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmops.cli import ci
+from llmops.cli.ci import Markdown, Outputs, Texts, write_texts
 from llmops.cli.output import as_json, table
 from llmops.errors import EXIT_INVALID
 from llmops.settings import find_workspace
@@ -37,7 +37,7 @@ def compare(
     by: Annotated[
         str | None, typer.Option(help="Metric that orders worst and best cases; default: the suite's first.")
     ] = None,
-    markdown: ci.Markdown = None,
+    markdown: Markdown = None,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Compare two systems: every metric's paired difference, by slice too, and the cases that changed most.
@@ -46,14 +46,14 @@ def compare(
     """
     from llmops.evals.reports.stored import Wanted, compare_stored
 
-    outputs = ci.Outputs(markdown=markdown)
+    outputs = Outputs(markdown=markdown)
     outputs.require_usable()
     wanted = Wanted(baseline, candidate, session, suite, tuple(suite_file or ()), by)
     found = compare_stored(find_workspace(), wanted)
     if outputs.wanted:
         from llmops.evals.reports.markdown import of_held
 
-        ci.write_texts(outputs, ci.Texts(markdown=of_held(found)))
+        write_texts(outputs, Texts(markdown=of_held(found)))
     if json:
         as_json([_plain(held) for held in found])
     else:

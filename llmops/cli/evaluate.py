@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from llmops.cli import ci
+from llmops.cli.ci import Annotations, Junit, Markdown, Outputs, StepSummary, Texts, write_texts
 from llmops.cli.output import as_json, progress, table
 from llmops.errors import EXIT_INVALID, BadRequest
 from llmops.records import Report
@@ -70,10 +70,10 @@ def evaluate(
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Ask also what the same model answered before.")
     ] = False,
-    junit: ci.Junit = None,
-    markdown: ci.Markdown = None,
-    annotations: ci.Annotations = False,
-    step_summary: ci.StepSummary = False,
+    junit: Junit = None,
+    markdown: Markdown = None,
+    annotations: Annotations = False,
+    step_summary: StepSummary = False,
     json: Annotated[bool, typer.Option("--json", help="Print the reports.")] = False,
 ) -> None:
     """Evaluate base, champion and adapters, interleaved in one engine session; every answer is kept before scoring.
@@ -83,7 +83,7 @@ def evaluate(
     from llmops.evals.run import EvalRequest
     from llmops.evals.run import evaluate as run
 
-    outputs = ci.Outputs(junit, markdown, annotations, step_summary)
+    outputs = Outputs(junit, markdown, annotations, step_summary)
     outputs.require_usable()
     workspace = find_workspace()
     request = EvalRequest(
@@ -98,7 +98,7 @@ def evaluate(
         reports = run(suites, request, workspace, report)
     _say(reports, workspace, json)
     if outputs.wanted:
-        ci.write_texts(outputs, session_texts(workspace, reports[0].session), quiet=json)
+        write_texts(outputs, session_texts(workspace, reports[0].session), quiet=json)
     _require_evidence(reports)
 
 
@@ -177,12 +177,12 @@ def _concurrency(said: str) -> int | Literal["auto"]:
     raise BadRequest(f"--concurrency: is {said!r}; use auto, or 1 to {MOST_CONCURRENT}")
 
 
-def session_texts(workspace: Workspace, session: str) -> ci.Texts:
+def session_texts(workspace: Workspace, session: str) -> Texts:
     """What a finished session says to a CI server, as it lies in its folder."""
     from llmops.evals.reports.files import ANNOTATIONS_FILE, JUNIT_FILE, MARKDOWN_FILE
 
     names = (JUNIT_FILE, MARKDOWN_FILE, ANNOTATIONS_FILE)
-    return ci.Texts(*((workspace.runs / session / name).read_text(encoding="utf-8") for name in names))
+    return Texts(*((workspace.runs / session / name).read_text(encoding="utf-8") for name in names))
 
 
 def endpoint_of(workspace: Workspace) -> str:

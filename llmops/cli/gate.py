@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmops.cli import ci
+from llmops.cli.ci import Annotations, Junit, Markdown, Outputs, StepSummary, Texts, write_texts
 from llmops.cli.consent import approvals_in_words, votes_in_words
 from llmops.cli.output import as_json, progress, table
 from llmops.errors import VERDICT_EXIT_CODES, LlmopsError
@@ -32,16 +32,16 @@ def check(
     session: Annotated[
         str | None, typer.Option(help="The evaluation to decide on; default: the newest.")
     ] = None,
-    junit: ci.Junit = None,
-    markdown: ci.Markdown = None,
-    annotations: ci.Annotations = False,
-    step_summary: ci.StepSummary = False,
+    junit: Junit = None,
+    markdown: Markdown = None,
+    annotations: Annotations = False,
+    step_summary: StepSummary = False,
     json: Annotated[bool, typer.Option("--json", help="Print the decision.")] = False,
 ) -> None:
     """Compare the candidate with the champion (or the base) and exit 0 PASS, 1 FAIL, 3 INCONCLUSIVE, 4 INVALID."""
     from llmops.evals.gate import check_gate
 
-    outputs = ci.Outputs(junit, markdown, annotations, step_summary)
+    outputs = Outputs(junit, markdown, annotations, step_summary)
     outputs.require_usable()
     workspace = find_workspace()
     decision = check_gate(gate, workspace, adapter, session)
@@ -49,7 +49,7 @@ def check(
     if outputs.wanted:
         from llmops.evals.reports.files import decision_texts
 
-        ci.write_texts(outputs, ci.Texts(*decision_texts(workspace, decision, str(gate))), quiet=json)
+        write_texts(outputs, Texts(*decision_texts(workspace, decision, str(gate))), quiet=json)
     raise typer.Exit(VERDICT_EXIT_CODES[decision.verdict])
 
 

@@ -6,7 +6,7 @@ Reads completions that are kept already; asks nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from llmops.evals.evidence import (
     scores_of,
 )
 from llmops.evals.reports.comparison import Evaluated
+from llmops.evals.reports.files import write_files
 from llmops.evals.session import Session
 from llmops.evals.suite import Suite
 from llmops.records import AdapterRecord, Report
@@ -95,14 +96,31 @@ def _result(
     return Result(report, samples, scores)
 
 
-def store_report(registry: Registry, report: Report) -> None:
+def publish(
+    workspace: Workspace,
+    session: Session,
+    found: Sequence[Evaluated],
+    records_of: Callable[[Evaluated], Sequence[AdapterRecord | None]],
+) -> list[Report]:
+    """Store reports, show their figures, write the session's files; `records_of` gives each system's adapter."""
+    registry = Registry.of(workspace)
+    for one in found:
+        for result in one.results:
+            _store(registry, result.report)
+        _show_in_tracker(registry, workspace, records_of(one), one.results)
+    _write_metrics(session, found)
+    write_files(session.folder, found)
+    return [result.report for one in found for result in one.results]
+
+
+def _store(registry: Registry, report: Report) -> None:
     """Keep a report, and name it in the ledger."""
     digest = registry.store.put_record(report)
     body = {"report": digest, "suite": report.suite, "model": report.model, "session": report.session}
     registry.ledger.append("report.stored", body)
 
 
-def show_in_tracker(
+def _show_in_tracker(
     registry: Registry,
     workspace: Workspace,
     records: Sequence[AdapterRecord | None],
@@ -123,7 +141,7 @@ def show_in_tracker(
             log.warning("%s: figures are not shown in the tracker: %s", result.report.system, error)
 
 
-def write_metrics(session: Session, suites: Sequence[Evaluated]) -> None:
+def _write_metrics(session: Session, suites: Sequence[Evaluated]) -> None:
     """Write `metrics.jsonl`: one line a suite, system and metric, each with its signature."""
     lines = [
         {

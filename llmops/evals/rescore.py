@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llmops.engines.completions import COMPLETIONS_FILE, put_completions, read_completions
-from llmops.errors import BadRequest, InvalidEvidence
+from llmops.engines.completions import load_samples, put_completions
+from llmops.errors import BadRequest
 from llmops.evals.evidence import Result, Samples, clusters_of, completion_faults, results_of, scores_of
-from llmops.evals.outcome import show_in_tracker, store_report, write_metrics
+from llmops.evals.finished import session_reports
+from llmops.evals.outcome import publish
 from llmops.evals.reports.comparison import Evaluated
-from llmops.evals.reports.files import write_files
 from llmops.evals.session import Session, find_session
 from llmops.evals.suite import Suite, load_suite
 from llmops.records import AdapterRecord, Report
@@ -48,30 +48,22 @@ def rescore(name: str, workspace: Workspace, files: Sequence[Path] = ()) -> list
             )
             for suite, path in zip(suites, paths, strict=True)
         ]
-        for one in found:
-            for result in one.results:
-                store_report(registry, result.report)
-            records = [_adapter(registry, result.report) for result in one.results]
-            show_in_tracker(registry, workspace, records, one.results)
-        write_metrics(session, found)
-        write_files(session.folder, found)
-    return [result.report for one in found for result in one.results]
+        return publish(
+            workspace, session, found, lambda one: [_adapter(registry, r.report) for r in one.results]
+        )
 
 
 def _reports(registry: Registry, session: Session) -> dict[str, list[Report]]:
     """The newest report of each system by suite, in the order they were first made."""
-    newest: dict[tuple[str, str], str] = {}
-    for event in registry.ledger.events("report.stored"):
-        if event.body["session"] == session.name:
-            newest[str(event.body["suite"]), str(event.body["model"])] = str(event.body["report"])
+    newest = session_reports(registry, session.name)
     if not newest:
         raise BadRequest(
             f"session {session.name}: has no reports to score again; finish it with `llmops eval` "
             f"and --resume {session.name}"
         )
     found: dict[str, list[Report]] = {}
-    for (suite, _), digest in newest.items():
-        found.setdefault(suite, []).append(registry.store.get_record(Report, digest))
+    for report in newest:
+        found.setdefault(report.suite, []).append(report)
     return found
 
 
@@ -86,7 +78,7 @@ def _require_all(session: Session, suites: Sequence[Suite]) -> None:
 def _again(registry: Registry, suite: Suite, old: Report) -> Result:
     """A report's completions scored by the suite of today."""
     _require_same(suite, old)
-    samples = _samples(registry, suite, old)
+    samples = tuple(own for _, own in load_samples(registry.store, old))
     _require_logprobs(suite, old, samples)
     scores = scores_of(suite.metrics, suite.cases, samples)
     faults = completion_faults(samples, old.model, old.prompt_contract, suite.config.max_errored_frac)
@@ -119,16 +111,6 @@ def _require_same(suite: Suite, old: Report) -> None:
                 f"suite {suite.config.name}: its {what} changed since session {old.session}; "
                 "scoring again asks nothing, so run `llmops eval`"
             )
-
-
-def _samples(registry: Registry, suite: Suite, old: Report) -> tuple[Samples, ...]:
-    folder = registry.store.verify("completions", old.completions)
-    where = f"report of {old.system}"
-    found = read_completions((folder / COMPLETIONS_FILE).read_bytes(), where)
-    n = suite.config.samples
-    if [(c.case, c.sample) for c in found] != [(case.digest, i) for case in suite.cases for i in range(n)]:
-        raise InvalidEvidence(f"{where}: its completions do not answer its cases one by one; evaluate again")
-    return tuple(tuple(found[i : i + n]) for i in range(0, len(found), n))
 
 
 def _require_logprobs(suite: Suite, old: Report, samples: Sequence[Samples]) -> None:

@@ -20,16 +20,10 @@ from llmops.evals.cache import AnswerCache
 from llmops.evals.evidence import engine_fault
 from llmops.evals.gate.declare import declare_gates
 from llmops.evals.generate import Job, generate
-from llmops.evals.outcome import (
-    Taken,
-    evaluated,
-    show_in_tracker,
-    store_report,
-    write_metrics,
-)
+from llmops.evals.outcome import Taken, evaluated, publish
 from llmops.evals.pace import MOST, Climb, Pace
 from llmops.evals.references import ReferenceTokens
-from llmops.evals.reports.files import PAGE_FILE, write_files
+from llmops.evals.reports.files import PAGE_FILE
 from llmops.evals.session import Session, SessionSuite, find_session, new_session
 from llmops.evals.suite import Suite, load_suite
 from llmops.records import AdapterRecord, Report
@@ -92,13 +86,7 @@ def evaluate(
             for suite, path in zip(asked.suites, asked.paths, strict=True)
         ]
         records = [record for _, record in taken.systems]
-        for one in found:
-            for result in one.results:
-                store_report(registry, result.report)
-            show_in_tracker(registry, workspace, records, one.results)
-        write_metrics(session, found)
-        write_files(session.folder, found)
-    return [result.report for one in found for result in one.results]
+        return publish(workspace, session, found, lambda _: records)
 
 
 @contextmanager

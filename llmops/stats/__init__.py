@@ -14,15 +14,13 @@ from llmops.stats.binary import paired_binary, proportion_interval
 from llmops.stats.bounded import paired_bounded
 from llmops.stats.corpus import corpus_interval, paired_corpus
 from llmops.stats.gaps import Gap, largest_gap
-from llmops.stats.guard import unreliable
 from llmops.stats.interval import BoundVerdict, CorpusScore, FloatArray, Interval, Labels, decide_bound
-from llmops.stats.looks import Spending, inflation, look_level
+from llmops.stats.looks import Spending, look_level
 from llmops.stats.means import mean_interval, paired_t
 from llmops.stats.multiplicity import benjamini_hochberg, holm, p_value
 from llmops.stats.planning import (
     Plan,
     binary_plan,
-    design_effect,
     mean_plan,
     n_for_power,
     n_needed,
@@ -44,9 +42,7 @@ __all__ = [
     "binary_plan",
     "corpus_interval",
     "decide_bound",
-    "design_effect",
     "holm",
-    "inflation",
     "largest_gap",
     "look_level",
     "mean_interval",
@@ -60,7 +56,6 @@ __all__ = [
     "paired_t",
     "power_at",
     "proportion_interval",
-    "unreliable",
     "vote_plan",
     "win_rate",
 ]

@@ -6,15 +6,14 @@ rare catastrophe that no case showed cannot be seen in the cases. What can be se
 * all values equal: there is no variance, and zero width would be taken for certainty;
 * fewer than 8 units (cases, clusters), or than 6 that differ from the most common value;
 * an estimate whose own distribution is skewed by more than 0.22 (sample skewness / sqrt(n); less below 20 units,
-  where skewness hides), which the correction in `llmops.stats.student` does not repair.
+  where skewness hides), which the correction in `llmops.stats.student` does not repair. Means and corpus metrics of 20
+  units or more get Cantelli's bounds up to 0.4 (`is_wide`).
 
 Binary outcomes (`llmops.stats.binary`) need fewer rules: none for a proportion, 12 pairs for a difference, 8 clusters,
 3 raters. Nothing else about them breaks a level: no disagreement at all is an outcome like any other.
 """
 
 from __future__ import annotations
-
-from llmops.stats.interval import Interval
 
 MIN_UNITS = 8
 """Cases, or clusters of them, from which on bounds hold their level."""
@@ -27,17 +26,7 @@ MIN_RATERS = 3
 MAX_SKEWNESS = 0.22
 """Most skewness of an estimate (that of a case / sqrt(n)) from 20 units on."""
 WIDE_SKEWNESS = 0.4
-"""Most skewness of an estimate up to which bounds twice as wide hold their level."""
-
-
-def unreliable(interval: Interval) -> str | None:
-    """Why the interval's bounds cannot be trusted to hold their level; None where they can.
-
-    >>> from llmops.stats import mean_interval
-    >>> unreliable(mean_interval([0.5] * 40, level=0.95))
-    'all 40 values are equal: their error cannot be estimated'
-    """
-    return interval.doubt
+"""Most skewness of an estimate up to which Cantelli's bounds hold their level (measured: tests/stats)."""
 
 
 def student_doubt(se: float, skewness: float, n_units: int, n_differing: int | None) -> str | None:
@@ -65,7 +54,7 @@ def student_doubt(se: float, skewness: float, n_units: int, n_differing: int | N
 
 
 def is_wide(skewness: float, n_units: int) -> bool:
-    """Whether an estimate is too skewed for Student's bounds and not for Cantelli's, which are twice as wide."""
+    """Whether an estimate is too skewed for Student's bounds and not for Cantelli's, which are 2.6 times as wide."""
     return n_units >= 20 and MAX_SKEWNESS < abs(skewness) <= WIDE_SKEWNESS
 
 

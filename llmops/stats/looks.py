@@ -123,21 +123,6 @@ def crossing(fractions: Sequence[float], limits: Sequence[float], drift: float =
     return total
 
 
-@lru_cache(maxsize=256)
-def inflation(
-    fractions: tuple[float, ...], alpha: float, power: float, spending: Spending = "obrien_fleming"
-) -> float:
-    """How much more evidence the last look needs than one look alone would, for the same power.
-
-    >>> round(inflation((0.5, 1.0), 0.05, 0.8), 3)
-    1.008
-    """
-    limits = boundaries(fractions, alpha, spending)
-    fixed = float(special.ndtri(power) - special.ndtri(alpha))
-    drift = optimize.brentq(lambda d: crossing(fractions, limits, d) - power, 0.0, 3 * fixed, xtol=1e-10)
-    return float((drift / fixed) ** 2)
-
-
 def _carried(
     grid: FloatArray, weight: FloatArray, step: float, fraction: float, limit: float
 ) -> tuple[FloatArray, FloatArray]:

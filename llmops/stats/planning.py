@@ -24,8 +24,8 @@ class Plan:
     `sd` is the standard deviation of one case's contribution on the scale of `threshold`: a pilot's `Interval.sd`, with
     its clusters' share, or `binary_sd`. `null_sd` is the same where the truth is the threshold, None for as much.
     `step` is one step of the estimate times n: 1 for paired binary outcomes, 0.5 for a win rate, 0 for scores.
-    `design_effect` multiplies the variance, and `per_cluster` cases are of one cluster. `looks` are fractions of the n
-    that is planned, with what `spending` spends at each; one look at the end when empty.
+    `per_cluster` cases are of one cluster. `looks` are fractions of the n that is planned, with what `spending` spends
+    at each; one look at the end when empty.
     """
 
     threshold: float
@@ -34,7 +34,6 @@ class Plan:
     level: float = 0.95
     null_sd: float | None = None
     step: float = 0.0
-    design_effect: float = 1.0
     per_cluster: float = 1.0
     looks: tuple[float, ...] = ()
     spending: Spending = "obrien_fleming"
@@ -97,20 +96,6 @@ def binary_sd(gain: float, loss: float) -> float:
     return math.sqrt(gain + loss - (gain - loss) ** 2)
 
 
-def design_effect(per_cluster: float, icc: float, size_cv: float = 0.0) -> float:
-    """By how much clusters multiply the variance of a mean (Kish; Eldridge, Ashby and Kerry 2006 for unequal sizes).
-
-    Args:
-        per_cluster: mean number of cases of a cluster.
-        icc: correlation of two cases of one cluster, 0 to 1.
-        size_cv: standard deviation of cluster sizes over their mean.
-
-    >>> design_effect(5, icc=0.25)
-    2.0
-    """
-    return 1 + ((1 + size_cv**2) * per_cluster - 1) * icc
-
-
 def power_at(plan: Plan, n: int) -> float:
     """Probability that the lower bound clears the threshold, at one look or another, with n cases in all.
 
@@ -122,9 +107,8 @@ def power_at(plan: Plan, n: int) -> float:
     quantiles = (
         boundaries(looks, 1 - plan.level, plan.spending) if plan.looks else (special.ndtri(plan.level),)
     )
-    sd = plan.sd * math.sqrt(plan.design_effect)
-    null_sd = sd if plan.null_sd is None else plan.null_sd * math.sqrt(plan.design_effect)
-    drift = (plan.difference - plan.threshold) * math.sqrt(n) / sd
+    null_sd = plan.sd if plan.null_sd is None else plan.null_sd
+    drift = (plan.difference - plan.threshold) * math.sqrt(n) / plan.sd
     limits = []
     for fraction, z in zip(looks, quantiles, strict=True):
         at = fraction * n
@@ -134,7 +118,7 @@ def power_at(plan: Plan, n: int) -> float:
             continue
         t = float(special.stdtrit(df, special.ndtr(z)))
         # Half a step, and where the estimate is in steps its error under the null, which is what the test divides by.
-        limits.append((t * null_sd + plan.step * HALF_STEP / math.sqrt(at)) / sd)
+        limits.append((t * null_sd + plan.step * HALF_STEP / math.sqrt(at)) / plan.sd)
     return crossing(looks, limits, drift)
 
 
@@ -175,10 +159,9 @@ def _null_sd(gain: float, loss: float, threshold: float) -> float:
 
 def _check(plan: Plan) -> None:
     checked(plan.level)
-    if not plan.sd > 0 or plan.design_effect < 1 or plan.per_cluster < 1:
+    if not plan.sd > 0 or plan.per_cluster < 1:
         raise BadRequest(
-            f"plan: sd {plan.sd}, design effect {plan.design_effect}, {plan.per_cluster} cases a cluster; "
-            "the first must be above 0, the others at least 1"
+            f"plan: sd {plan.sd}, {plan.per_cluster} cases a cluster; the first must be above 0, the other at least 1"
         )
 
 

@@ -194,3 +194,14 @@ def test_agreement_on_one_answer_alone_cannot_be_told_from_chance(room: Room) ->
     code, decision = check(room, **rules)
     assert code == 4
     assert "all votes on the 40 items with two votes are one answer" in decision["reasons"][0]
+
+
+def test_reason_of_votes_that_are_in_doubt_is_the_doubt(room: Room) -> None:
+    """Eleven wins of eleven lie far above even: they are too few for the interval, not too close to the threshold."""
+    campaign = planned(room, 11, min_items=2)
+    vote(room, campaign, "ann", ["first"] * 11)
+    code, decision = check(room, min_items=2)
+    assert code == 3
+    (reason,) = [r for r in decision["reasons"] if r.startswith("win_rate")]
+    assert "11 independent units are too few: at least 12 are needed" in reason
+    assert "does not clear" not in reason

@@ -89,3 +89,12 @@ def test_pilot_that_is_no_evidence_is_refused(room: Room) -> None:
     done = llmops(room.workspace.root, "gate", "plan", "gate.yaml", "--pilot", reports[0].session)
     assert done.code == 4
     assert "its file or its data changed" in done.err
+
+
+def test_pilot_whose_systems_answered_alike_has_no_spread_to_plan_by(room: Room) -> None:
+    room.suite(metrics=["rougeL"])
+    room.gate({"metric": "rougeL", "margin": 2})
+    room.run(room.serve(lambda model, prompt, nth: right(prompt)), room.workspace.root / "suite.yaml")
+    (row,) = planned(room)
+    assert (row["sd"], set(row["needed"].values())) == (0, {None})
+    assert row["basis"] == "pilot of 100, answered alike: no spread to plan by"

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import optimize, special
 from scipy import stats as scipy_stats
 
 from llmops.evals.metrics import METRICS
 from llmops.stats import CorpusScore, FloatArray, Interval
 from llmops.stats.interval import IntArray
+from llmops.stats.looks import boundaries, crossing
 from tests.evals.scoring import answers
 
 NOMINAL = 0.05
@@ -165,3 +167,16 @@ def population(metric: str, n: int, noise_a: Noise, noise_b: Noise, seed: int) -
     assert stats_a is not None
     assert stats_b is not None
     return Population(stats_a, stats_b, chosen.resampled)
+
+
+def inflation(fractions: tuple[float, ...], alpha: float, power: float) -> float:
+    """How much more evidence the last look needs than one look alone would, for the same power (by its definition)."""
+    limits = boundaries(fractions, alpha)
+    fixed = float(special.ndtri(power) - special.ndtri(alpha))
+    drift = optimize.brentq(lambda d: crossing(fractions, limits, d) - power, 0.0, 3 * fixed, xtol=1e-10)
+    return float((drift / fixed) ** 2)
+
+
+def design_effect(per_cluster: float, icc: float) -> float:
+    """By how much clusters of one size multiply the variance of a mean (Kish)."""
+    return 1 + (per_cluster - 1) * icc

@@ -11,10 +11,10 @@ from scipy import special
 from scipy import stats as scipy_stats
 
 from llmops.errors import BadRequest
-from llmops.stats import decide_bound, inflation, look_level, mean_interval, paired_t
+from llmops.stats import decide_bound, look_level, mean_interval, paired_t
 from llmops.stats.binary import Changes, changes_interval
 from llmops.stats.looks import boundaries, crossing, spent
-from tests.stats.calibration import REPLICATIONS, assert_holds, rouge_like_pair
+from tests.stats.calibration import REPLICATIONS, assert_holds, inflation, rouge_like_pair
 
 FIFTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
 QUARTERS = (0.25, 0.5, 0.75, 1.0)
@@ -65,6 +65,7 @@ def test_two_looks_are_a_bivariate_normal_integral() -> None:
 def test_one_look_is_no_sequential_test() -> None:
     assert look_level((1.0,), 1, alpha=0.05) == pytest.approx(0.95)
     assert inflation((1.0,), 0.05, 0.8) == pytest.approx(1.0, abs=1e-6)
+    assert inflation((0.5, 1.0), 0.05, 0.8) == pytest.approx(1.008, abs=5e-4)
 
 
 def test_levels_fall_from_look_to_look_and_the_last_asks_little_more_than_one_look() -> None:

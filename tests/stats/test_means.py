@@ -18,7 +18,6 @@ from llmops.stats import (
     mean_interval,
     paired_bounded,
     paired_t,
-    unreliable,
 )
 from llmops.stats.student import degrees_of_freedom
 from tests.stats.calibration import Clusters, rouge_like_pair, tally
@@ -92,12 +91,12 @@ def test_doubtful_evidence_decides_nothing_and_says_why(
     values: list[float], clusters: list[object] | None, reason: str
 ) -> None:
     found = mean_interval(values, 0.95, clusters)  # type: ignore[arg-type]
-    assert reason in (unreliable(found) or "")
+    assert reason in (found.doubt or "")
     assert decide_bound(found, -1e6) == decide_bound(found, 1e6) == "INCONCLUSIVE"
 
 
 def test_plain_evidence_is_not_in_doubt() -> None:
-    assert unreliable(mean_interval(np.random.default_rng(4).normal(size=40), 0.95)) is None
+    assert mean_interval(np.random.default_rng(4).normal(size=40), 0.95).doubt is None
 
 
 def ties(rng: np.random.Generator, n: int, share: float) -> FloatArray:

@@ -16,8 +16,6 @@ from llmops.stats import (
     Plan,
     binary_plan,
     decide_bound,
-    design_effect,
-    inflation,
     look_level,
     mean_interval,
     mean_plan,
@@ -27,7 +25,7 @@ from llmops.stats import (
     vote_plan,
 )
 from llmops.stats.binary import Changes, changes_interval
-from tests.stats.calibration import REPLICATIONS, ROUGH, Clusters, population
+from tests.stats.calibration import REPLICATIONS, ROUGH, Clusters, design_effect, inflation, population
 
 POWERS = [0.8, 0.9, 0.95]
 
@@ -62,12 +60,11 @@ def test_looks_inflate_the_number_by_their_factor() -> None:
     assert four == pytest.approx(one * inflation(looks, 0.05, 0.9), rel=0.01)
 
 
-def test_design_effect_multiplies_the_number() -> None:
-    plan = Plan(threshold=-0.1, sd=1.0)
-    one, clustered = (n_for_power(p, 0.8) for p in (plan, replace(plan, design_effect=2.0)))
+def test_clusters_share_of_the_spread_multiplies_the_number() -> None:
+    one = n_for_power(Plan(threshold=-0.1, sd=1.0), 0.8)
+    clustered = n_for_power(Plan(threshold=-0.1, sd=math.sqrt(design_effect(6, icc=0.2))), 0.8)
     assert one is not None
     assert clustered == pytest.approx(2 * one, abs=4)
-    assert design_effect(10, icc=0.1, size_cv=0.5) == pytest.approx(1 + (1.25 * 10 - 1) * 0.1)
 
 
 def test_truth_at_or_below_the_threshold_cannot_be_planned() -> None:
@@ -80,7 +77,7 @@ def test_truth_at_or_below_the_threshold_cannot_be_planned() -> None:
     [
         lambda: n_for_power(Plan(-1.0, 1.0), 80),
         lambda: n_for_power(Plan(-1.0, 0.0), 0.8),
-        lambda: power_at(Plan(-1.0, 1.0, design_effect=0.5), 10),
+        lambda: power_at(Plan(-1.0, 1.0, per_cluster=0.5), 10),
         lambda: binary_plan(0.7, 0.6, -0.1),
     ],
 )
@@ -157,7 +154,7 @@ def test_corpus_metric_passes_as_often_as_planned(rng: np.random.Generator, powe
 @pytest.mark.stats
 @pytest.mark.parametrize("power", POWERS)
 def test_clusters_pass_as_often_as_planned(rng: np.random.Generator, power: float) -> None:
-    plan = Plan(threshold=-0.25, sd=1.0, design_effect=design_effect(5, icc=0.3), per_cluster=5)
+    plan = Plan(threshold=-0.25, sd=math.sqrt(design_effect(5, icc=0.3)), per_cluster=5)
     n = n_for_power(plan, power)
     assert n is not None
     clusters = Clusters(np.full(math.ceil(n / 5), 5), 0.3)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llmops.errors import InvalidEvidence
-from llmops.stats import decide_bound, paired_binary, unreliable, win_rate
+from llmops.stats import decide_bound, paired_binary, win_rate
 from llmops.stats.binary import clustered_error
 from llmops.stats.wins import _error
 from tests.stats.calibration import tally
@@ -51,9 +51,9 @@ def test_votes_by_item_alone_are_clustered_once() -> None:
 
 def test_one_rater_says_nothing_about_others() -> None:
     found = win_rate([1] * 50, 0.95, items=range(50), raters=["ann"] * 50)
-    assert unreliable(found) == "one rater alone says nothing about others: at least 3 are needed"
+    assert found.doubt == "one rater alone says nothing about others: at least 3 are needed"
     assert decide_bound(found, 0.5) == "INCONCLUSIVE"
-    assert unreliable(win_rate([1] * 50, 0.95, items=range(50))) is None
+    assert win_rate([1] * 50, 0.95, items=range(50)).doubt is None
 
 
 def test_rater_who_likes_everything_moves_the_bound_more_than_many_who_agree() -> None:

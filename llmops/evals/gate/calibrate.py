@@ -84,7 +84,7 @@ def calibrate(gate: GateConfig, draw: Draw, n: int, seed: int) -> tuple[list[Cal
 
 
 def rate(times: int, n: int) -> Rate:
-    """A share with its two-sided 95 % interval (Jeffreys)."""
+    """A share with its two-sided 95 % interval (Clopper and Pearson)."""
     from llmops import stats
 
     found = stats.proportion_interval([1] * times + [0] * (n - times), 0.975) if n > 1 else None

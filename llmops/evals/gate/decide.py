@@ -50,7 +50,7 @@ def check_gate(
     gate, registry = load_gate(gate_path), Registry.of(workspace)
     record = registry.adapter(candidate)
     baseline = baseline_of(registry, gate, record)
-    evidence = gather(registry, gate_path, record, baseline, session)
+    evidence = gather(registry, Asked(gate, gate_path.parent), record, baseline, session)
     sessions = dict.fromkeys(found.session for found in evidence.values())
     faults = declaration_fault(registry.ledger, gate, sessions) + faults_of(evidence)
     faults += [fault for of in evidence.values() for fault in origin_faults(registry, gate, of.reports)]
@@ -99,13 +99,12 @@ def baseline_of(registry: Registry, gate: GateConfig, candidate: AdapterRecord) 
 
 
 def gather(
-    registry: Registry, gate_path: Path, record: AdapterRecord, baseline: str, session: str | None
+    registry: Registry, asked: Asked, record: AdapterRecord, baseline: str, session: str | None
 ) -> dict[str, Evidence]:
     """The evidence on every suite of a gate, by the suite's name in it."""
-    files = load_gate(gate_path).files
     return {
-        name: review(registry, gate_path.parent / file, record, baseline, session)
-        for name, file in files.items()
+        name: review(registry, asked.folder / file, record, baseline, session)
+        for name, file in asked.gate.files.items()
     }
 
 
@@ -127,7 +126,8 @@ def pilot(registry: Registry, gate_path: Path, session: str | None, candidate: s
         InvalidEvidence: there are no such reports, or they are no evidence.
     """
     gate, record = load_gate(gate_path), registry.adapter(candidate)
-    evidence = gather(registry, gate_path, record, baseline_of(registry, gate, record), session)
+    asked = Asked(gate, gate_path.parent)
+    evidence = gather(registry, asked, record, baseline_of(registry, gate, record), session)
     faults = faults_of(evidence)
     if faults:
         raise InvalidEvidence(f"pilot: {faults[0]}; evaluate again")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from llmops.evals.gate.judges import JUDGE_SAID, NOT_COUNTED
+from llmops.evals.gate.judges import JUDGE_SAID
 from llmops.evals.gate.lines import label
+from llmops.evals.gate.vote_checks import NOT_COUNTED
 from llmops.records import Check, Decision
 from llmops.schema import short
 

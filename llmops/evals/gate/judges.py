@@ -7,28 +7,26 @@ says nothing against the candidate.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmops.errors import InvalidEvidence
+from llmops.evals.ballots import campaigns_about
 from llmops.evals.gate.config import GateConfig
 from llmops.evals.gate.judge_rules import JudgeRules
 from llmops.evals.gate.lines import Line, Question, Seen, decided
-from llmops.evals.gate.vote_checks import EVEN
+from llmops.evals.gate.vote_checks import EVEN, question_of, uncounted, win_rate_said
 from llmops.evals.judge.calibrate import Calibration, calibrate, count_outcomes, n_missing
 from llmops.evals.judge.pairwise import pairwise_figures
 from llmops.evals.judge.review import Reviewed, find_reviewed
-from llmops.ratings.campaigns import campaigns
-from llmops.records import Campaign, Check, Figure, JudgeEvidence, Verdict
+from llmops.records import Campaign, Figure, JudgeEvidence
 from llmops.registry.adapters import Registry
 
 if TYPE_CHECKING:
     from llmops.evals.review import Evidence
 
 METRIC = "judge_win_rate"
-NOT_COUNTED = "not counted"
-"""The method of a check whose judge could not check, or is not calibrated yet."""
 JUDGE_SAID = "judge says: "
 """How a reason begins that carries what a judge found, whatever the verdict."""
 
@@ -88,12 +86,7 @@ def judge_lines(registry: Registry, asked: Asked, evidence: Evidence) -> Judged:
         said = _in_words(ask, figures, "win_rate")
         note = f"{said}; informs only: it is calibrated on nobody's votes"
         return Judged([], (note,), JudgeEvidence(found.record.digest()))
-    about = [
-        campaign
-        for campaign in campaigns(registry.store, registry.ledger)
-        if (campaign.name, campaign.purpose, campaign.reports)
-        == (rules.calibrated_on, "gate", evidence.reports)
-    ]
+    about = campaigns_about(registry, rules.calibrated_on, evidence.reports)
     if not about:
         why = f"no campaign {rules.calibrated_on} about these two reports calibrates it; run `llmops feedback open`"
         return _not_counted(ask, why, 0, rules.min_items)
@@ -122,26 +115,13 @@ def _calibrated(registry: Registry, ask: _Ask, found: Reviewed, campaign: Campai
 def _line(ask: _Ask, beside: Calibration) -> Line:
     """The check: the calibrated interval held against the threshold."""
     interval = beside.win_rate.interval
-    line = decided(_question(ask), Seen(interval, EVEN + interval.estimate, EVEN, interval.method))
-    check = line.check
-    if line.reason is None or check.n_cases < ask.rules.min_items:
-        return line
-    span = f"[{check.low:+.1f}, {check.high:+.1f}]"
-    numbers = f"{METRIC}: {check.candidate:.1f} %, {check.difference:+.1f} {span} from even"
-    if check.verdict == "FAIL":
-        return replace(line, reason=f"{numbers} lies below {check.threshold:+g}")
-    more = "more items are not expected to change that"
-    if check.n_needed is not None:
-        more = f"about {check.n_needed:,} rated items are needed"
-    return replace(line, reason=f"{numbers} does not clear {check.threshold:+g}; {more}")
+    seen = Seen(interval, EVEN + interval.estimate, EVEN, interval.method)
+    return win_rate_said(decided(_question(ask), seen))
 
 
 def _question(ask: _Ask) -> Question:
     rules, gate = ask.rules, ask.gate
-    return Question(
-        "judge", rules.win_rate.kind, rules.suite or gate.first, METRIC, rules.win_rate.threshold, gate.level,
-        gate.power, rules.min_items,
-    )  # fmt: skip
+    return question_of("judge", METRIC, rules, (rules.suite or gate.first, gate.level, gate.power))
 
 
 def _could_not_check(ask: _Ask, why: str, found: Reviewed | None = None) -> Judged:
@@ -150,34 +130,12 @@ def _could_not_check(ask: _Ask, why: str, found: Reviewed | None = None) -> Judg
     if ask.rules.calibrated_on is None:
         return Judged([], (f"{said}; informs only",))
     evidence = JudgeEvidence(found.record.digest()) if found else None
-    return Judged([_empty(ask, "INVALID", 0, None, said)], (), evidence)
+    return Judged([uncounted(_question(ask), "INVALID", (0, None), said)], (), evidence)
 
 
 def _not_counted(ask: _Ask, why: str, n_rated: int, n_needed: int) -> Judged:
-    return Judged([_empty(ask, "INCONCLUSIVE", n_rated, n_needed, f"judge {ask.name}: {why}")], ())
-
-
-def _empty(ask: _Ask, verdict: Verdict, n_rated: int, n_needed: int | None, reason: str) -> Line:
-    """A check with bounds that say nothing."""
-    question = _question(ask)
-    check = Check(
-        metric=METRIC,
-        kind=question.kind,
-        threshold=question.threshold,
-        candidate=EVEN,
-        baseline=EVEN,
-        difference=0.0,
-        low=-EVEN,
-        high=EVEN,
-        level=question.level,
-        n_cases=n_rated,
-        verdict=verdict,
-        n_needed=n_needed,
-        method=NOT_COUNTED,
-        role="judge",
-        suite=question.suite,
-    )
-    return Line(check, reason)
+    reason = f"judge {ask.name}: {why}"
+    return Judged([uncounted(_question(ask), "INCONCLUSIVE", (n_rated, n_needed), reason)], ())
 
 
 def _in_words(ask: _Ask, figures: tuple[Figure, ...], name: str) -> str:

@@ -57,6 +57,14 @@ class Line:
     seen: Seen | None = None
 
     @property
+    def is_of_numbers(self) -> bool:
+        """Whether interval and threshold are the whole reason: neither too few cases nor a doubt about the interval."""
+        if self.seen is None or self.question is None:
+            return False
+        found = self.seen.interval
+        return found.doubt is None and found.n >= self.question.min_cases
+
+    @property
     def oriented(self) -> Interval | None:
         """What was measured, mirrored where less is better."""
         if self.seen is None or self.question is None:
@@ -92,14 +100,15 @@ def decided(question: Question, seen: Seen) -> Line:
         why = f"{found.n} cases decide nothing; the gate asks for {question.min_cases}"
     elif found.doubt is not None:
         verdict, needed, why = "INCONCLUSIVE", max(needed or 0, 2 * found.n), found.doubt
-    check = _check(question, seen, verdict, needed)
+    check = check_of(question, seen, verdict, needed)
     if verdict == "PASS":
         return Line(check, None, question, seen)
     reason = f"{question.label}: {why}" if why else _reason(question, check)
     return Line(check, reason, question, seen)
 
 
-def _check(question: Question, seen: Seen, verdict: Verdict, needed: int | None) -> Check:
+def check_of(question: Question, seen: Seen, verdict: Verdict, needed: int | None) -> Check:
+    """The check of a question, what was measured and what is said to it."""
     found = seen.interval
     return Check(
         metric=question.metric,

@@ -68,9 +68,7 @@ class RatingRules(BaseModel):
     agreement: Agreement | None = None
     """What raters must agree on; not asked when left out."""
     looks: tuple[int, ...] = ()
-    """Numbers of rated items at which the votes may be counted before all are in; none when left out."""
-    spending: Literal["obrien_fleming"] = "obrien_fleming"
-    """How the error is spread over the looks."""
+    """Numbers of rated items at which votes may be counted before all are in (O'Brien and Fleming's spending)."""
 
     @model_validator(mode="after")
     def _looks_rise(self) -> RatingRules:

@@ -100,10 +100,16 @@ def _from_line(line: Line, assumed: Assumptions) -> Needed:
         truth, basis = assumed.effect, f"pilot of {check.n_cases}, effect {assumed.effect:g}"
     unit = "pairs" if check.role == "pair" else "cases"
     sign = 1 if check.better == "higher" else -1
-    planned = _plan_of(interval, line.question.threshold, truth)
+    needed: dict[str, int | None] = {f"{power:g}": None for power in POWERS}
+    sd = interval.sd
+    if sd > 0:
+        planned = _plan_of(interval, line.question.threshold, truth)
+        sd, needed = planned.sd, _sizes(planned)
+    else:
+        basis = f"pilot of {check.n_cases}, answered alike: no spread to plan by"
     return Needed(
-        line.question.label, check.kind, check.threshold, sign * truth if truth else 0.0, planned.sd, unit,
-        check.n_cases, _sizes(planned), basis,
+        line.question.label, check.kind, check.threshold, sign * truth if truth else 0.0, sd, unit,
+        check.n_cases, needed, basis,
     )  # fmt: skip
 
 

@@ -6,16 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from llmops.evals.gate.lines import Line, Question, Seen, decided
+from llmops.evals.gate.lines import Line, Question, Seen, check_of, decided
 from llmops.evals.gate.people import RatingRules
 from llmops.ratings.outcomes import Outcome, Vote, outcome
+from llmops.stats import Interval
 
 if TYPE_CHECKING:
-    from llmops.stats import Interval
+    from llmops.evals.gate.judge_rules import JudgeRules
+    from llmops.records import Role, Verdict
 
 _WORTH: dict[Vote, float] = {"first": 1.0, "second": 0.0, "tie": 0.5, "both_bad": 0.5}
 EVEN = 50.0
 """The win rate, in %, of two systems that people like equally."""
+NOT_COUNTED = "not counted"
+"""The method of a check on votes that are not all in, or of a judge that could not check."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +53,12 @@ def vote_lines(
     note = ""
     if look is not None:
         shares = [items / rules.looks[-1] for items in rules.looks]
-        level = stats.look_level(shares, look + 1, 1 - level, rules.spending)
+        level = stats.look_level(shares, look + 1, 1 - level)
         note = f"; look {look + 1} of {len(rules.looks)}, O'Brien-Fleming"
-    question = Question(
-        "votes", rules.win_rate.kind, rules.suite or "", "win_rate", rules.win_rate.threshold, level, power,
-        rules.min_items,
-    )  # fmt: skip
+    question = question_of("votes", "win_rate", rules, (rules.suite or "", level, power))
     rate = win_rate(voters, level)
     seen = Seen(rate, EVEN + rate.estimate, EVEN, rate.method + note)
-    lines = [_said(decided(question, seen))]
+    lines = [win_rate_said(decided(question, seen))]
     if rules.max_both_bad is not None:
         lines.append(_both_bad(question, rules.max_both_bad, voters.outcomes, note))
     return lines
@@ -97,26 +98,43 @@ def _both_bad(question: Question, limit: float, outcomes: Sequence[Outcome], not
 
     share = stats.proportion_interval([o == "both_bad" for o in outcomes], question.level).scaled(100)
     asked = replace(question, kind="at_most", metric="both_bad", threshold=-limit, better="lower")
-    return _said(decided(asked, Seen(share, share.estimate, 0.0, share.method + note)))
+    line = decided(asked, Seen(share, share.estimate, 0.0, share.method + note))
+    numbers = f"both_bad: {share.estimate:.1f} % [{share.low:.1f}, {share.high:.1f}] of the rated items"
+    return _said(line, numbers, (f"{limit:g} %", "above"))
 
 
-def _said(line: Line) -> Line:
-    """The line with its reason in the words of votes."""
-    check = line.check
-    if line.reason is None or "decide nothing" in line.reason:
-        return line
-    numbers = f"both_bad: {check.difference:.1f} % [{check.low:.1f}, {check.high:.1f}] of the rated items"
-    limit, beyond = f"{check.threshold:g} %", "above"
-    if check.metric == "win_rate":
-        span = f"[{check.low:+.1f}, {check.high:+.1f}]"
-        numbers = f"win_rate: {check.candidate:.1f} %, {check.difference:+.1f} {span} from even"
-        limit, beyond = f"{check.threshold:+g}", "below"
-    if check.verdict == "FAIL":
-        return replace(line, reason=f"{numbers} lies {beyond} {limit}")
-    if check.n_needed is None:
-        return replace(
-            line, reason=f"{numbers} does not clear {limit}; more items are not expected to change that"
-        )
-    return replace(
-        line, reason=f"{numbers} does not clear {limit}; about {check.n_needed:,} rated items are needed"
+def question_of(
+    role: Role, metric: str, rules: RatingRules | JudgeRules, about: tuple[str, float, float]
+) -> Question:
+    """The question about a win rate; `about` is the suite, the level of each bound, and the power."""
+    return Question(
+        role, rules.win_rate.kind, about[0], metric, rules.win_rate.threshold, *about[1:], rules.min_items
     )
+
+
+def uncounted(question: Question, verdict: Verdict, counts: tuple[int, int | None], reason: str) -> Line:
+    """A line with bounds that say nothing; `counts` are the items rated, and those that are needed."""
+    nothing = Interval(0.0, -EVEN, EVEN, question.level, counts[0], 0.0, NOT_COUNTED)
+    check = check_of(question, Seen(nothing, EVEN, EVEN, NOT_COUNTED), verdict, counts[1])
+    return Line(check, reason)
+
+
+def win_rate_said(line: Line) -> Line:
+    """A line about a win rate with its reason in the words of votes."""
+    check = line.check
+    span = f"[{check.low:+.1f}, {check.high:+.1f}]"
+    numbers = f"{check.metric}: {check.candidate:.1f} %, {check.difference:+.1f} {span} from even"
+    return _said(line, numbers, (f"{check.threshold:+g}", "below"))
+
+
+def _said(line: Line, numbers: str, limit: tuple[str, str]) -> Line:
+    """The line with its reason in the words of votes, where the numbers are the reason."""
+    check = line.check
+    if line.reason is None or not line.is_of_numbers:
+        return line
+    if check.verdict == "FAIL":
+        return replace(line, reason=f"{numbers} lies {limit[1]} {limit[0]}")
+    more = "more items are not expected to change that"
+    if check.n_needed is not None:
+        more = f"about {check.n_needed:,} rated items are needed"
+    return replace(line, reason=f"{numbers} does not clear {limit[0]}; {more}")

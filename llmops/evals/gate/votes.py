@@ -7,32 +7,27 @@ or at the looks that the gate declared, whose bounds are wider for it.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from llmops.errors import InvalidEvidence
+from llmops.evals.ballots import campaigns_about, frozen, verify_items
 from llmops.evals.gate.config import GateConfig
 from llmops.evals.gate.lines import Line
 from llmops.evals.gate.people import RatingRules
-from llmops.evals.gate.vote_checks import EVEN, Electorate, vote_lines
+from llmops.evals.gate.vote_checks import Electorate, question_of, uncounted, vote_lines
 from llmops.ratings.agreement import krippendorff_alpha
 from llmops.ratings.book import RatingBook
 from llmops.ratings.campaigns import close_campaign
-from llmops.ratings.check import verify_ratings
-from llmops.ratings.frozen import freeze_votes
 from llmops.ratings.looks import reached
-from llmops.ratings.outcomes import Outcome, Vote, live, vote_of
-from llmops.records import Campaign, Check, Rating, RatingEvidence
+from llmops.ratings.outcomes import Vote, live, vote_of
+from llmops.records import Campaign, Rating, RatingEvidence
 from llmops.registry.adapters import Registry
-from llmops.schema import short
 
 if TYPE_CHECKING:
     from llmops.evals.review import Evidence
 
-NOT_COUNTED = "not counted"
-"""The method of a check on votes that are not all in."""
 ENLARGE = "`llmops eval` on more cases, then `llmops feedback open` with its YAML file"
 
 
@@ -62,7 +57,7 @@ def count_votes(registry: Registry, gate: GateConfig, evidence: Evidence) -> Cou
     rules = gate.ratings
     if rules is None:
         raise ValueError(f"gate {gate.name} asks for no votes")
-    about = _campaigns(registry, rules.campaign, evidence.reports)
+    about = campaigns_about(registry, rules.campaign, evidence.reports)
     if not about:
         why = (
             f"no campaign {rules.campaign} about these two reports; run `llmops feedback open` with its YAML file, "
@@ -73,7 +68,7 @@ def count_votes(registry: Registry, gate: GateConfig, evidence: Evidence) -> Cou
     book = RatingBook(registry.store, registry.ledger, campaign)
     # Before the ratings: those it speaks of are then read.
     n_full = None if book.settled() else book.standing().n_full
-    _verify(registry, book, evidence)
+    verify_items(registry, book, evidence.answers)
     ballot = _ballot(rules, campaign, book.ratings(), n_full)
     if isinstance(ballot, str):
         return _not_counted(gate, rules, n_full or 0, _next_look(rules, campaign, n_full or 0), ballot)
@@ -89,11 +84,11 @@ def count_votes(registry: Registry, gate: GateConfig, evidence: Evidence) -> Cou
     if len(about) > 1:
         note = f"; newest of {len(about)} campaigns about these reports"
         lines = [replace(line, check=replace(line.check, method=line.check.method + note)) for line in lines]
-    frozen = _frozen(registry, campaign, ballot.rows, voters.outcomes)
+    counted = Counted(lines, frozen(registry, campaign, ballot.rows, voters.outcomes))
     # Whoever has seen the result must not change a vote and ask again; between looks people go on.
     if n_full is None or _is_over(rules, ballot, lines):
         close_campaign(registry.ledger, campaign)
-    return Counted(lines, frozen)
+    return counted
 
 
 def _ballot(
@@ -182,68 +177,8 @@ def _with_advice(rules: RatingRules, line: Line) -> Line:
 
 def _not_counted(gate: GateConfig, rules: RatingRules, n_rated: int, n_needed: int, why: str) -> Counted:
     """INCONCLUSIVE with bounds that say nothing: no vote shows through before it may."""
-    check = Check(
-        metric="win_rate",
-        kind=rules.win_rate.kind,
-        threshold=rules.win_rate.threshold,
-        candidate=EVEN,
-        baseline=EVEN,
-        difference=0.0,
-        low=-EVEN,
-        high=EVEN,
-        level=gate.level,
-        n_cases=n_rated,
-        verdict="INCONCLUSIVE",
-        n_needed=n_needed,
-        method=NOT_COUNTED,
-        role="votes",
-        suite=rules.suite or "",
-    )
-    return Counted([Line(check, f"win_rate: {why}")])
-
-
-def _campaigns(registry: Registry, name: str, reports: tuple[str, str]) -> list[Campaign]:
-    """The campaigns of a name that gates may count, about exactly these reports, oldest first."""
-    opened = [
-        e
-        for e in registry.ledger.events("campaign.opened")
-        if e.body["name"] == name and e.body["purpose"] == "gate"
-    ]
-    found = [registry.store.get_record(Campaign, str(e.body["campaign"])) for e in opened]
-    return [campaign for campaign in found if campaign.reports == reports]
-
-
-def _verify(registry: Registry, book: RatingBook, evidence: Evidence) -> None:
-    """Compare ratings with the ledger, and items with the reports' answers.
-
-    Raises:
-        InvalidEvidence: ratings or items were altered, or the items are not the reports' answers.
-    """
-    from llmops.evals.evidence import prompt_digest
-
-    campaign = book.campaign
-    verify_ratings(registry.store, registry.ledger, campaign.digest())
-    for item in book.items():
-        if evidence.answers.get(prompt_digest(item.messages)) != item.answers:
-            raise InvalidEvidence(
-                f"campaign {campaign.name}: item {short(item.digest)} does not show the answers of the two reports; "
-                "open the campaign again with `llmops feedback open`"
-            )
-
-
-def _frozen(
-    registry: Registry, campaign: Campaign, rows: Sequence[Rating], outcomes: Iterable[Outcome]
-) -> RatingEvidence:
-    counts = Counter(outcomes)
-    return RatingEvidence(
-        campaign=campaign.digest(),
-        votes=freeze_votes(registry.store, rows),
-        n_items=campaign.n_items,
-        n_rated=counts.total(),
-        n_votes=len(rows),
-        n_raters=len({row.rater for row in rows}),
-        outcomes={name: counts[name] for name in get_args(Outcome)},
-    )
+    question = question_of("votes", "win_rate", rules, (rules.suite or "", gate.level, gate.power))
+    return Counted([uncounted(question, "INCONCLUSIVE", (n_rated, n_needed), f"win_rate: {why}")])
 
 
 def _too_few(rules: RatingRules, n_rated: int) -> str:

@@ -14,6 +14,7 @@ from llmops.data.case_files import case_of
 from llmops.data.containers import read_values
 from llmops.errors import BadRequest, DataError
 from llmops.evals.evidence import is_answered
+from llmops.evals.finished import session_reports
 from llmops.evals.reports.comparison import How, compare
 from llmops.evals.reports.stored import find_scoring, load_result
 from llmops.evals.reports.units import shown
@@ -70,11 +71,9 @@ def from_session(workspace: Workspace, session: str, suite_files: Sequence[Path]
         BadRequest: there are no reports of the session, or no file of its suite.
     """
     registry = Registry.of(workspace)
-    events = [e for e in registry.ledger.events("report.stored") if e.body["session"] == session]
-    if not events:
+    reports = session_reports(registry, session)
+    if not reports:
         raise BadRequest(f"session {session}: has no reports; name one that `llmops eval` finished")
-    newest = {(e.body["suite"], e.body["model"]): str(e.body["report"]) for e in events}
-    reports = [registry.store.get_record(Report, digest) for digest in newest.values()]
     found: list[Seen] = []
     for suite in dict.fromkeys(report.suite for report in reports):
         own = [report for report in reports if report.suite == suite]

@@ -6,12 +6,11 @@ nobody votes on with the result in sight.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 from llmops.errors import InvalidEvidence
+from llmops.evals.ballots import frozen, verify_items
 from llmops.evals.evidence import prompt_digest
 from llmops.evals.judge.agreement import OUTCOMES, agreement_figures, confusion, three_way
 from llmops.evals.judge.pairwise import Compared, figure, length_correlation, win_rate
@@ -19,12 +18,9 @@ from llmops.evals.judge.ppi import SCORE, Calibrated, calibrated_win_rate
 from llmops.evals.judge.subject import Subject
 from llmops.ratings.book import RatingBook
 from llmops.ratings.campaigns import close_campaign
-from llmops.ratings.check import verify_ratings
-from llmops.ratings.frozen import freeze_votes
 from llmops.ratings.outcomes import Outcome, live, outcome, vote_of, votes_by_item
 from llmops.records import Campaign, Figure, JudgeCalibration, JudgementSet, RatingEvidence
 from llmops.registry.adapters import Registry
-from llmops.schema import short
 from llmops.settings import now
 
 EVEN = 0.5
@@ -68,32 +64,15 @@ def count_outcomes(registry: Registry, campaign: Campaign, subject: Subject) -> 
     """
     book = RatingBook(registry.store, registry.ledger, campaign)
     rows = book.ratings()
-    verify_ratings(registry.store, registry.ledger, campaign.digest())
     cases = {
         prompt_digest(case.messages): (case.digest, (ours.text, theirs.text))
         for case, ours, theirs in zip(subject.cases, *subject.answers, strict=True)
     }
-    case_of = {}
-    for item in book.items():
-        digest, answers = cases.get(prompt_digest(item.messages), ("", ("", "")))
-        if answers != item.answers:
-            raise InvalidEvidence(
-                f"campaign {campaign.name}: item {short(item.digest)} does not show the answers of the two reports; "
-                "open the campaign again with `llmops feedback open`"
-            )
-        case_of[item.digest] = digest
+    verify_items(registry, book, {prompt: answers for prompt, (_, answers) in cases.items()})
+    case_of = {item.digest: cases[prompt_digest(item.messages)][0] for item in book.items()}
     counting = [row for row in live(rows) if vote_of(row) is not None]
     outcomes = {case_of[item]: outcome(votes) for item, votes in votes_by_item(rows).items()}
-    counts = Counter(outcomes.values())
-    evidence = RatingEvidence(
-        campaign=campaign.digest(),
-        votes=freeze_votes(registry.store, counting),
-        n_items=campaign.n_items,
-        n_rated=len(outcomes),
-        n_votes=len(counting),
-        n_raters=len({row.rater for row in counting}),
-        outcomes={name: counts[name] for name in get_args(Outcome)},
-    )
+    evidence = frozen(registry, campaign, counting, outcomes.values())
     close_campaign(registry.ledger, campaign)
     return Voted(outcomes, evidence)
 

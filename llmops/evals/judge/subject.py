@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from llmops.engines.completions import load_answers
 from llmops.errors import BadRequest, InvalidEvidence
+from llmops.evals.finished import session_reports
 from llmops.evals.judge.prompt import Showing
 from llmops.records import Campaign, Case, Completion, Report
 from llmops.registry.adapters import Registry
@@ -174,19 +175,20 @@ def _answered(*answers: Completion) -> bool:
 
 def _reports(registry: Registry, about: About) -> list[Report]:
     """The newest report of each system of the session on the suite, in the order they were evaluated."""
-    events = registry.ledger.events("report.stored")
-    session = about.session or (str(events[-1].body["session"]) if events else None)
-    own = [e for e in events if e.body["session"] == session]
+    session = about.session or _newest_session(registry)
+    own = session_reports(registry, session) if session else []
     if not own:
         raise BadRequest(f"judge: no reports of session {session or '(none yet)'}; run `llmops eval` first")
-    suites = list(dict.fromkeys(str(e.body["suite"]) for e in own))
+    suites = list(dict.fromkeys(report.suite for report in own))
     suite = about.suite or suites[0]
     if suite not in suites or (len(suites) > 1 and not about.suite):
         raise BadRequest(f"judge: session {session} evaluated {', '.join(suites)}; say --suite, one of them")
-    newest: dict[str, str] = {
-        str(e.body["model"]): str(e.body["report"]) for e in own if e.body["suite"] == suite
-    }
-    return [registry.store.get_record(Report, digest) for digest in newest.values()]
+    return [report for report in own if report.suite == suite]
+
+
+def _newest_session(registry: Registry) -> str | None:
+    events = registry.ledger.events("report.stored")
+    return str(events[-1].body["session"]) if events else None
 
 
 def _named(reports: Sequence[Report], name: str) -> Report:
