@@ -3,6 +3,7 @@
 Nothing here reads or writes files; `llmops.schema` says how a record is spelt and hashed.
 """
 
+from llmops.records.access import OPEN, AccessRole, Principal
 from llmops.records.data import DatasetSnapshot, Dropped, Labelled, Message, Row, ToolCall
 from llmops.records.evaluation import Better, Case, Completion, MetricResult, Report
 from llmops.records.feedback import (
@@ -28,6 +29,8 @@ from llmops.records.quality import CheckResult, EvalText, Offence, QualityReport
 from llmops.records.release import Approval, Check, CheckKind, Decision, Release, Role, Verdict
 
 __all__ = [
+    "OPEN",
+    "AccessRole",
     "AdapterRecord",
     "Approval",
     "Better",
@@ -57,6 +60,7 @@ __all__ = [
     "Place",
     "Preference",
     "PreferenceSnapshot",
+    "Principal",
     "Probes",
     "PromptContract",
     "Purpose",

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from llmops.errors import BadRequest, CouldNotRun, EngineFailed, InvalidEvidence, LlmopsError
+from llmops.records import OPEN
 from llmops.serving.control import Control
 from llmops.serving.fleet import Loaded, ProofFailed, proof_fields
 from llmops.serving.http import (
@@ -68,20 +69,25 @@ class Gateway:
         Raises:
             LlmopsError: the base or the engine cannot be had; nothing is left running.
         """
-        self.relay.open()
-        self.log.start()
+        await self.open()
         try:
             await self.control.start()
         except BaseException:
-            await self._close()
+            await self.close()
             raise
 
     async def stop(self) -> None:
         """Stop control and engine, and write what the log still holds."""
         await self.control.stop()
-        await self._close()
+        await self.close()
 
-    async def _close(self) -> None:
+    async def open(self) -> None:
+        """Start what stands around the engine: the relay and the writers."""
+        self.relay.open()
+        self.log.start()
+
+    async def close(self) -> None:
+        """End what `open` started; what waits is written."""
         await self.relay.close()
         await self.log.stop()
 
@@ -126,7 +132,7 @@ class Gateway:
         if wanted == "POST":
             _require_json(scope)
         if path in COMPLETIONS:
-            return await self.relay.complete(scope, receive, send)
+            return await self.relay.complete(scope, receive, send, OPEN)
         if path == "/llmops/adapters":
             return await self._add_adapter(scope, receive, send)
         if path == "/v1/models":

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 
+from llmops.records import Principal
 from llmops.serving.exchange import Exchange, engine_refusal
 from llmops.serving.http import (
     JSON_TYPE,
@@ -67,9 +68,10 @@ class Relay:
         if self._session is not None:
             await self._session.close()
 
-    async def complete(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def complete(self, scope: Scope, receive: Receive, send: Send, principal: Principal) -> None:
         """Answer one request, and log and count it whatever becomes of it."""
         entry = Entry(request_id(scope), scope["path"], time.perf_counter())
+        entry.key, entry.tenant = principal.key, principal.tenant
         headers: list[Header] = [(b"x-request-id", entry.request_id.encode())]
         self.n_running += 1
         try:
@@ -101,6 +103,7 @@ class Relay:
         table = self._live.table
         entry.stream = call.stream
         entry.model = call.asked[:200]
+        entry.user = call.user
         headers.append(table.version_header)
         entry.route_version = table.version
         target = table.resolve(call.asked)

@@ -35,6 +35,11 @@ class Entry:
     model: str | None = None
     answered_by: str | None = None
     route_version: int | None = None
+    key: str | None = None  # id of the key that asked
+    tenant: str | None = None
+    user: str | None = None  # the request's `user` field
+    arm: str | None = None  # champion, canary, shadow ...
+    lineage: str | None = None
     status: int = 500
     stream: bool = False
     n_prompt_tokens: int | None = None

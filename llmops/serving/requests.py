@@ -30,6 +30,7 @@ REFUSED_FIELDS = {
     "request_id": "send the header x-request-id",
     "prompt_embeds": "only text and token ids are accepted",
 }
+MAX_USER_CHARACTERS = 128
 FIXED_CHAT_FIELDS: dict[str, object] = {
     "add_generation_prompt": True,
     "continue_final_message": False,
@@ -40,13 +41,17 @@ FIXED_CHAT_FIELDS: dict[str, object] = {
 
 @dataclass(frozen=True)
 class Call:
-    """A client's request after its checks. `wants_usage`: the client asked for the usage chunk of a stream itself."""
+    """A client's request after its checks.
+
+    `wants_usage`: the client asked for the usage chunk of a stream itself; `user`: whose request it is, as it says.
+    """
 
     body: dict[str, Any]
     asked: str
     chat: bool
     stream: bool
     wants_usage: bool
+    user: str | None = None
 
 
 def check(body: dict[str, Any], chat: bool, limits: Limits) -> Call:
@@ -70,7 +75,10 @@ def check(body: dict[str, Any], chat: bool, limits: Limits) -> Call:
         _check_messages(body)
     else:
         _check_prompts(body, limits)
-    return Call(body, asked, chat, stream, stream and _usage_option(body))
+    user = body.get("user")
+    if user is not None and (not isinstance(user, str) or len(user) > MAX_USER_CHARACTERS):
+        raise _bad("user", f"is not a text of at most {MAX_USER_CHARACTERS} characters")
+    return Call(body, asked, chat, stream, stream and _usage_option(body), user)
 
 
 def for_engine(call: Call, target: Target) -> bytes:
