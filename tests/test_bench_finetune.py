@@ -43,6 +43,7 @@ def test_without_a_gpu_every_figure_is_unmeasured(
     assert all(line["value"] is None and line["unmeasured"] == "no CUDA device here" for line in lines)
 
 
+@pytest.mark.walk
 @pytest.mark.parametrize("method", ["sft", "dpo"])
 def test_every_system_of_the_cpu_benchmark_reads_the_same_tokens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str

@@ -61,6 +61,7 @@ def test_unknown_run_is_refused(workspace: Workspace) -> None:
         log_report_metrics(workspace, "0" * 32, {"bleu": 1.0})
 
 
+@pytest.mark.walk
 def test_two_processes_may_be_the_first_to_open_the_database_at_once(workspace: Workspace) -> None:
     code = """
 import sys
@@ -147,6 +148,7 @@ def test_finetune_shows_its_run_and_lineage_names_it(workspace: Workspace, tiny_
     assert found.data.metrics["effect_nats"] == lineage.metrics["effect_nats"]
 
 
+@pytest.mark.walk
 def test_failed_run_is_shown_as_failed(workspace: Workspace, tiny_model: Path) -> None:
     bench = Bench(workspace, tiny_model)
     bench.rows()
@@ -158,6 +160,7 @@ def test_failed_run_is_shown_as_failed(workspace: Workspace, tiny_model: Path) -
     assert run.info.status == "FAILED"
 
 
+@pytest.mark.walk
 def test_tracker_that_breaks_does_not_hide_why_the_run_failed(workspace: Workspace, tiny_model: Path) -> None:
     bench = Bench(workspace, tiny_model)
     bench.rows()

@@ -208,6 +208,7 @@ def test_text_parts_are_joined_by_newlines_and_other_parts_refused(engine):
     assert refusal(engine.post("/v1/chat/completions", body), 400)["param"] == "messages"
 
 
+@pytest.mark.walk
 def test_the_served_chat_template_is_the_one_that_renders(engine, model, tmp_path):
     template = tmp_path / "template.jinja"
     template.write_text("{% for message in messages %}[{{ message['content'] }}]{% endfor %}=")
@@ -366,6 +367,7 @@ def test_renamed_key_prefixes_are_refused_with_the_keys_where_vllm_serves_the_ba
     assert "28 missing keys (base_model.model.model.layers.0." in error["message"]
 
 
+@pytest.mark.walk
 def test_the_first_adapter_refused_leaves_a_plain_model_that_takes_the_next(model, adapter, tmp_path):
     other_base = build_tiny_model(tmp_path / "wide", hidden=128)
     foreign = build_tiny_adapter(other_base, tmp_path / "foreign", seed=1)

@@ -37,6 +37,7 @@ def test_a_missing_model_folder_ends_with_5_and_its_path(tmp_path):
     assert f"--model {tmp_path / 'none'}: no config.json there" in fails(command(tmp_path / "none"), 5)
 
 
+@pytest.mark.walk
 def test_truncated_weights_end_with_5_and_the_reason(model, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(model, broken)
@@ -45,6 +46,7 @@ def test_truncated_weights_end_with_5_and_the_reason(model, tmp_path):
     assert f"{broken}: the model's weights cannot be loaded" in fails(command(broken), 5)
 
 
+@pytest.mark.walk
 def test_an_unknown_architecture_ends_with_5(model, tmp_path):
     odd = tmp_path / "odd"
     shutil.copytree(model, odd)
@@ -66,6 +68,7 @@ def test_an_address_open_to_others_ends_with_2(model):
     assert "--host 0.0.0.0" in fails(command(model, ["--host", "0.0.0.0"]), 2)
 
 
+@pytest.mark.walk
 def test_a_context_over_the_models_positions_ends_with_5(model):
     said = fails(command(model, ["--max-model-len", "1024"]), 5)
     assert "--max-model-len 1024 is over the model's 512 positions" in said
@@ -84,6 +87,7 @@ def test_sigterm_lets_running_answers_finish_takes_no_new_ones_and_exits_0(model
         assert engine.process.wait(60) == 0
 
 
+@pytest.mark.walk
 def test_a_second_of_grace_ends_answers_that_take_longer(model, tmp_path):
     endless = build_tiny_model(tmp_path / "endless", max_len=200_000)
     with running(endless, ["--shutdown-timeout", "1"]) as engine, ThreadPoolExecutor(1) as pool:

@@ -86,6 +86,7 @@ async def test_a_started_engine_serves_its_base_and_a_stopped_one_leaves_nothing
         free.bind(("127.0.0.1", engine.port))
 
 
+@pytest.mark.walk
 async def test_an_engine_whose_model_is_broken_is_noticed_with_its_reason(
     tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -120,6 +121,7 @@ async def test_an_engine_that_never_answers_is_stopped_when_its_time_is_over(
     assert running_with("600.125") == []
 
 
+@pytest.mark.walk
 async def test_the_death_of_a_serving_engine_shows_with_its_signal(tiny_model: Path, tmp_path: Path) -> None:
     engine = EngineProcess(spec_of(tiny_model), tmp_path / "engine.log")
     engine.start()

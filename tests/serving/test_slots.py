@@ -25,6 +25,7 @@ def narrow(long_model: Path, peft_folders: tuple[Path, ...], tmp_path: Path) -> 
     return make_stage(tmp_path, long_model, peft_folders)
 
 
+@pytest.mark.walk
 async def test_used_up_slots_renew_the_engine_until_champions_hold_them_all(
     narrow: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,7 @@ def test_port_in_use_is_found_before_the_engine_starts(
         pass
 
 
+@pytest.mark.walk
 def test_engine_that_dies_at_start_ends_serve_with_5(workspace: Workspace, tiny_model: Path) -> None:
     broken = shutil.copytree(tiny_model, workspace.root / "broken")
     weights = broken / "model.safetensors"
@@ -140,6 +141,7 @@ def command_lines() -> str:
     return "\n".join(found)
 
 
+@pytest.mark.walk
 def test_gateway_runs_under_an_asgi_server_of_the_user(workspace: Workspace, tiny_model: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

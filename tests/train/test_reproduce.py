@@ -71,6 +71,7 @@ def test_other_arithmetic_is_graded_by_what_it_changes_and_its_first_step_named(
     assert (found["change_nats"] <= 0.1 * found["effect_nats"]) == (grade == "EQUIVALENT")
 
 
+@pytest.mark.walk
 def test_other_configuration_around_equal_weights_is_weights_exact(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +112,7 @@ def test_rows_that_are_encoded_otherwise_are_named(bench: Bench, monkeypatch: py
     assert str(found["differs"]).startswith("encoded rows: ")
 
 
+@pytest.mark.walk
 def test_preferences_are_learnt_again_from_their_parent(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

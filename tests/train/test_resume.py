@@ -241,6 +241,7 @@ def test_second_ctrl_c_ends_at_once(unbroken: Unbroken) -> None:
     _same(unbroken, resume(unbroken.path, bench.workspace))
 
 
+@pytest.mark.walk
 def test_damaged_checkpoint_is_passed_over(unbroken: Unbroken) -> None:
     folder = _interrupt(unbroken.bench, unbroken.path)
     weights = folder / "trainer" / "checkpoint-6" / "adapter_model.safetensors"
@@ -259,6 +260,7 @@ def test_only_as_many_checkpoints_as_asked_for_are_kept(bench: Bench) -> None:
     assert [c.step for c in checkpoints.checkpoints(folder)] == [4, 5, 6]
 
 
+@pytest.mark.walk
 def test_run_of_another_recipe_or_other_rows_is_not_gone_on_with(unbroken: Unbroken) -> None:
     bench, path = unbroken.bench, unbroken.path
     folder = _interrupt(bench, path)
@@ -284,6 +286,7 @@ def test_run_that_another_process_works_on_is_left_alone(unbroken: Unbroken) -> 
         resume(unbroken.path, unbroken.bench.workspace)
 
 
+@pytest.mark.walk
 def test_early_stopping_keeps_the_weights_of_the_lowest_loss_also_over_a_break(bench: Bench) -> None:
     bench.rows([(f"What does f{i} do?", f"Return {i % 3}.") for i in range(20)])
     path = bench.recipe(
@@ -321,6 +324,7 @@ def test_tracker_shows_one_run_over_a_break(bench: Bench) -> None:
     assert {m.step for m in client.get_metric_history(run_id, "loss")} == {1, 2, 3, 4}
 
 
+@pytest.mark.walk
 def test_disk_that_takes_no_more_checkpoints_leaves_the_whole_ones(bench: Bench) -> None:
     """A real limit of the operating system: from step 4 on no file may grow over 120 kB, as the optimizer's does."""
     path = bench.recipe(n_steps=6, lora={"r": 16}, checkpoint={"every_n_steps": 3, "keep": 1})

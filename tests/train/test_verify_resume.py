@@ -47,6 +47,7 @@ def test_recipe_that_resumes_exactly_is_told_so(
     assert registry.ledger.events("run.started") == []
 
 
+@pytest.mark.walk
 def test_state_that_is_not_restored_is_found(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, forked: None
 ) -> None:

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from llmops.registry.adapters import Registry
 from llmops.registry.bases import resolve_base
 from llmops.serving.lock import announce_running, serve_lock, tell_owner
@@ -204,6 +206,7 @@ def _start_training(loop: Loop, base: Path) -> tuple[subprocess.Popen[bytes], Pa
     return child, steps[0].parent
 
 
+@pytest.mark.walk
 def test_killed_training_is_told_from_one_that_runs(loop: Loop, tiny_model: Path) -> None:
     child, folder = _start_training(loop, tiny_model)
     try:

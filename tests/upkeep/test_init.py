@@ -140,6 +140,7 @@ def test_example_is_the_shipped_files_byte_for_byte(shell: Loop) -> None:
     assert printed[-1] == "llmops release promote docstrings"
 
 
+@pytest.mark.walk
 def test_example_builds_its_data(shell: Loop) -> None:
     shell.llmops("init", str(shell.root / "absolute" / "ws"))
     ws = Loop(shell.root / "absolute" / "ws", shell.cache)
@@ -149,6 +150,7 @@ def test_example_builds_its_data(shell: Loop) -> None:
 # ------------------------------------------------------------ a user's own rows
 
 
+@pytest.mark.walk
 def test_own_rows_become_a_workspace_that_builds_and_trains(shell: Loop, tiny_model: Path) -> None:
     _write_rows(shell.root / "my.jsonl", 150)
     _write_rows(shell.root / "more rows.jsonl", 50, offset=150)
