@@ -35,7 +35,8 @@ test-gpu: $(DEV)
 	.venv/bin/python -m pytest -m gpu $(ARGS)
 
 bench: $(DEV)
-	for subject in bench/[a-z]*.py; do .venv/bin/python $$subject; done
+	for subject in bench/[a-z]*.py; do .venv/bin/python $$subject | tee bench/results/$$(basename $$subject .py).jsonl; done
+	.venv/bin/python tools/write_results.py
 
 docs: $(DEV)
 	.venv/bin/python tools/write_cli_reference.py

@@ -144,3 +144,10 @@ def test_yaml_comments_and_values_are_plain_yaml() -> None:
     for path in YAMLS:
         documents = list(yaml.safe_load_all((ROOT / path).read_text()))
         assert all(isinstance(document, dict) for document in documents)
+
+
+def test_results_page_says_the_kept_figures() -> None:
+    render = runpy.run_path(str(ROOT / "tools" / "write_results.py"))["render"]
+    assert render(ROOT / "bench" / "results") == (ROOT / "bench" / "RESULTS.md").read_text(), (
+        "run tools/write_results.py"
+    )
