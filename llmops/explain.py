@@ -1,4 +1,4 @@
-"""Faults of settings in words: the first one of a pydantic error as `where: what, with the value; what to do`.
+"""Faults of settings in words: each one of a pydantic error as `where: what, with the value; what to do`.
 
 Reads no files.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -17,13 +17,25 @@ HIDDEN_INPUT = "hidden_input"
 
 
 def explain(error: ValidationError, model: type[BaseModel], data: object = None) -> str:
-    """The first fault of a pydantic error as `where: what, with the value; what to do`.
+    """Every fault of a pydantic error as `where: what, with the value; what to do`, a line each after `also:`.
 
     `data` is what was validated: with it, names of variants (`kind`) are left out of places.
     """
     # A misspelt setting is often also a missing one; its own name is the better lead.
     faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
-    first, kind = faults[0], faults[0]["type"]
+    by_place: dict[tuple[str, ...], list[Any]] = {}
+    for fault in faults:
+        by_place.setdefault(tuple(_place(fault["loc"], data)), []).append(fault)
+    lines = [_explained(alike, model, data) for alike in by_place.values()]
+    misspelt = {
+        f"{meant} is missing; add it" for meant in re.findall(r"did you mean ([^?]+)\?", "\n".join(lines))
+    }
+    return "\nalso: ".join(line for line in lines if line not in misspelt)
+
+
+def _explained(alike: Sequence[Any], model: type[BaseModel], data: object) -> str:
+    """The faults of one place in a line; a value of several types has one for each."""
+    first, kind = alike[0], alike[0]["type"]
     where = ".".join(_place(first["loc"], data))
     context = first.get("ctx", {})
     if kind == "extra_forbidden":
@@ -34,12 +46,10 @@ def explain(error: ValidationError, model: type[BaseModel], data: object = None)
     if kind == "union_tag_invalid":
         where = f"{where}.{str(context['discriminator']).strip(chr(39))}".lstrip(".")
         return f"{where}: {_choice(str(context['tag']), context['expected_tags'])}"
-    alike = [fault for fault in faults if _place(fault["loc"], data) == _place(first["loc"], data)]
     if kind == "literal_error" and len(alike) == 1:
         return f"{where}: {_choice(first['input'], context['expected'].replace(' or ', ', '))}"
     if kind == HIDDEN_INPUT:
         return f"{where} {first['msg']}"
-    # A value of several types has a fault for each.
     all_said = list(dict.fromkeys(_said(fault["type"], fault["msg"]) for fault in alike))
     said = " or ".join([all_said[0], *(said.removeprefix("must be ") for said in all_said[1:])])
     found = _found(first["input"], said)
@@ -50,7 +60,8 @@ def explain(error: ValidationError, model: type[BaseModel], data: object = None)
 
 
 def _said(kind: str, message: str) -> str:
-    return _MUST_BE.get(kind) or _SHOULD.sub("must ", message.removeprefix("Value error, "))
+    plain = message.removeprefix("Value error, ").partition(", unable to parse")[0]
+    return _MUST_BE.get(kind) or _SHOULD.sub("must ", plain)
 
 
 def _found(value: object, said: str) -> str:

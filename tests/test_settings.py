@@ -66,3 +66,15 @@ def test_wrong_yaml_gets_one_line_that_names_the_fault(tmp_path: Path, text: str
 def test_missing_yaml_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gone\.yaml: no such file"):
         load_yaml(tmp_path / "gone.yaml", Recipe)
+
+
+def test_every_fault_of_a_file_is_told_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("nam: docs\nlora: {rnk: 8, alpha: many}\n")
+    with pytest.raises(ConfigError) as told:
+        load_yaml(path, Recipe)
+    assert str(told.value).splitlines() == [
+        f"{path}: lora.rnk is not a setting; did you mean lora.r?",
+        "also: nam is not a setting; did you mean name?",
+        "also: lora.alpha: must be a valid integer (found 'many'); correct it",
+    ]

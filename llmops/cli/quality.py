@@ -137,7 +137,7 @@ def _cases(workspace: Workspace) -> Any:
 
 def _tokenizer(recipe: Recipe, report: Progress) -> CountTokens | None:
     """Counts tokens as the recipe's base does; None, with a note, when the base is not there."""
-    from llmops.registry.bases import resolve_base
+    from llmops.registry.bases import glimpse_base
     from llmops.train.gate import counter
     from llmops.train.libraries import quiet_libraries
 
@@ -145,7 +145,7 @@ def _tokenizer(recipe: Recipe, report: Progress) -> CountTokens | None:
     from llmops.train.model import load_tokenizer
 
     try:
-        base = resolve_base(recipe.base_model, lambda note: report(0, 0, note))
+        base = glimpse_base(recipe.base_model, lambda note: report(0, 0, note))
     except LlmopsError as error:
         typer.echo(f"note: tokens are not counted: {error}", err=True)
         return None

