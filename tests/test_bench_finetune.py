@@ -52,7 +52,7 @@ def test_every_system_of_the_cpu_benchmark_reads_the_same_tokens(
     monkeypatch.setattr(finetune, "MAX_TOKENS", 700)
     job = finetune.Job(method, argparse.Namespace(model=str(base), steps=2, threads=1), tmp_path / "scratch")
     ours, _ = job.ours()
-    theirs, _ = job.trl(tuned=False)
+    theirs, _ = job.trl("trl")
     tokenizer = AutoTokenizer.from_pretrained(base)
     sides = ("input_ids",) if method == "sft" else ("prompt_ids", "chosen_ids", "rejected_ids")
     for side in sides:
