@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +38,9 @@ class DatasetCases(BaseModel):
     """At most this many cases, spread over the groups; None asks them all."""
     seed: int = 0
     """Changes which cases are taken."""
+    slice_by: tuple[Literal["group", "length"], ...] = ()
+    """Slices that rows have without being marked: their group, and by length of the prompt the shortest, middle and
+    longest third of the cases."""
 
 
 class FileCases(BaseModel):
@@ -71,7 +75,19 @@ def resolve_cases(wanted: DatasetCases | FileCases, folder: Path, store: Store, 
 
 def sample_of(wanted: DatasetCases, rows: Iterable[Row]) -> list[Case]:
     """The cases a suite takes of its pool's rows."""
-    return sample(cases_of(rows, with_tools=True), wanted.n_max, wanted.seed)
+    cases = sample(cases_of(rows, with_tools=True), wanted.n_max, wanted.seed)
+    for about in wanted.slice_by:
+        named = [case.group for case in cases] if about == "group" else _thirds(cases)
+        cases = [replace(c, slices={**c.slices, about: name}) for c, name in zip(cases, named, strict=True)]
+    return cases
+
+
+def _thirds(cases: Sequence[Case]) -> list[str]:
+    """`short`, `middle` or `long` for each case: in which third of all its prompt's characters put it."""
+    lengths = [sum(len(message.content) for message in case.messages) for case in cases]
+    ranked = sorted(lengths)
+    lower, upper = ranked[len(ranked) // 3], ranked[2 * len(ranked) // 3]
+    return ["short" if n < lower else "middle" if n < upper else "long" for n in lengths]
 
 
 def cases_of(rows: Iterable[Row], with_tools: bool = False) -> list[Case]:

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from llmops.data import cases_of, find_snapshot, load_pool, sample
 from llmops.errors import BadRequest, ConfigError, DataError
+from llmops.evals.gate import check_gate
 from llmops.evals.suite import SuiteConfig, load_suite
 from llmops.records import Case, Message, Row
 from llmops.settings import load_yaml
-from tests.evals.conftest import Room, build_questions, write
+from tests.evals.conftest import Room, build_questions, right, write
+from tests.in_process import llmops
 
 SUITES = Path(__file__).parents[2] / "evals" / "suites"
 
@@ -89,6 +91,31 @@ def test_digest_covers_settings_and_resolved_cases(room: Room) -> None:
     assert warmer.cases_digest == before.cases_digest
     build_questions(room.workspace, room.registry, 400)
     assert load_suite(room.suite(), room.registry).cases_digest != before.cases_digest
+
+
+def test_rows_fall_into_slices_by_group_and_by_thirds_of_their_length(room: Room) -> None:
+    """Questions of one digit are the shortest; a gate on such a slice counts exactly its cases."""
+    cases = {"kind": "dataset", "name": "questions", "n_max": 60, "slice_by": ["length", "group"]}
+    suite = room.suite(cases=cases)
+    found = load_suite(suite, room.registry).cases
+    lengths = sorted(len(c.messages[0].content) for c in found)
+    for case in found:
+        n = len(case.messages[0].content)
+        expected = "short" if n < lengths[20] else "middle" if n < lengths[40] else "long"
+        assert case.slices == {"length": expected, "group": case.group}
+    rule = {
+        "metric": "exact_match",
+        "slice": "length",
+        "groups": ["long"],
+        "margin": 60,
+    }
+    gate = room.gate({"metric": "exact_match", "kind": "superior", "by": 0}, slices=[rule])
+    url = room.serve(lambda _model, prompt, _nth: right(prompt)).url
+    done = llmops(room.workspace.root, "eval", str(suite), "--endpoint", url, "--gate", str(gate))
+    assert done.code == 0, done.err
+    sliced = [check for check in check_gate(gate, room.workspace).checks if check.role == "slice"]
+    assert [c.group for c in sliced] == ["length=long"]
+    assert sliced[0].n_cases == sum(c.slices["length"] == "long" for c in found)
 
 
 def test_cases_of_a_file_are_read_in_order_and_a_bad_line_is_named(room: Room) -> None:
