@@ -27,14 +27,32 @@ from llmops.records.models import (
 )
 from llmops.records.quality import CheckResult, EvalText, Offence, QualityReport
 from llmops.records.release import Approval, Check, CheckKind, Decision, Release, Role, Verdict
+from llmops.records.rollout import (
+    CHAMPION,
+    ArmFigures,
+    CascadeRule,
+    LiveVote,
+    LiveVotes,
+    Rollout,
+    RolloutArm,
+    RolloutEvidence,
+    RolloutKind,
+    ShadowRule,
+    SloRule,
+    VoteFigures,
+    VoteRule,
+)
 
 __all__ = [
+    "CHAMPION",
     "OPEN",
     "AccessRole",
     "AdapterRecord",
     "Approval",
+    "ArmFigures",
     "Better",
     "Campaign",
+    "CascadeRule",
     "Case",
     "Check",
     "CheckKind",
@@ -54,6 +72,8 @@ __all__ = [
     "JudgementSet",
     "Labelled",
     "Lineage",
+    "LiveVote",
+    "LiveVotes",
     "Message",
     "MetricResult",
     "Offence",
@@ -71,7 +91,15 @@ __all__ = [
     "Report",
     "RewardProbes",
     "Role",
+    "Rollout",
+    "RolloutArm",
+    "RolloutEvidence",
+    "RolloutKind",
     "Row",
+    "ShadowRule",
+    "SloRule",
     "ToolCall",
     "Verdict",
+    "VoteFigures",
+    "VoteRule",
 ]

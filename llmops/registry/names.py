@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 
 from llmops.errors import InvalidEvidence
 from llmops.ledger import Anchor, Event, EventKind, Ledger
-from llmops.records import Approval, Release
+from llmops.records import Approval, Release, Rollout
 from llmops.registry.adapters import Registry
 from llmops.schema import short
 from llmops.store import Store, kind_of
 
-ANCHORED: tuple[type[Release | Approval], ...] = (Release, Approval)
+ANCHORED: tuple[type[Release | Approval | Rollout], ...] = (Release, Approval, Rollout)
 """Records that carry the ledger's head out of the database."""
 RELEASE_KINDS: tuple[EventKind, ...] = ("release.requested", "release.activated", "release.refused")
 
@@ -140,11 +140,10 @@ def readable_anchors(store: Store) -> list[Anchor]:
     return anchors
 
 
-def _anchor(store: Store, cls: type[Release | Approval], digest: str) -> Anchor:
+def _anchor(store: Store, cls: type[Release | Approval | Rollout], digest: str) -> Anchor:
     record = store.get_record(cls, digest)
-    what = (
-        f"the release of {record.public_name}"
-        if isinstance(record, Release)
-        else f"the approval of decision {short(record.decision)}"
-    )
+    if isinstance(record, Approval):
+        what = f"the approval of decision {short(record.decision)}"
+    else:
+        what = f"the {'release' if isinstance(record, Release) else 'rollout'} of {record.public_name}"
     return Anchor(record.ledger_seq, record.ledger_head, f"{what} at {record.created_at}")

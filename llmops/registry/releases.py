@@ -193,14 +193,7 @@ def verify_release(registry: Registry, release: Release) -> AdapterRecord:
         if release.decision is not None:
             decision = registry.store.get_record(Decision, release.decision)
             require_passing(decision, release.public_name)
-            if decision.candidate != release.adapter:
-                raise ReleaseRefused(
-                    f"{where}: the decision is about {short(decision.candidate)}, not {short(release.adapter)}"
-                )
-            _verify_reports(registry.store, decision.reports)
-            if decision.ratings is not None:
-                verify_votes(registry.store, registry.ledger, decision.ratings)
-            _verify_judge(registry, decision.judge)
+            verify_decision(registry, decision, release.adapter, where)
             verify_approvals(registry, release.approvals, decision)
         elif release.kind == "promote" or not release.reason:
             raise ReleaseRefused(
@@ -209,6 +202,23 @@ def verify_release(registry: Registry, release: Release) -> AdapterRecord:
     except InvalidEvidence as error:
         raise InvalidEvidence(f"{where}: {error}") from error
     return adapter
+
+
+def verify_decision(registry: Registry, decision: Decision, adapter: str, where: str) -> None:
+    """Check what a decision about `adapter` (digest) was made from: reports, completions, votes and judgements.
+
+    Raises:
+        ReleaseRefused: it is about another adapter.
+        InvalidEvidence: something of it is missing or was altered.
+    """
+    if decision.candidate != adapter:
+        raise ReleaseRefused(
+            f"{where}: the decision is about {short(decision.candidate)}, not {short(adapter)}"
+        )
+    _verify_reports(registry.store, decision.reports)
+    if decision.ratings is not None:
+        verify_votes(registry.store, registry.ledger, decision.ratings)
+    _verify_judge(registry, decision.judge)
 
 
 def _verify_judge(registry: Registry, judge: JudgeEvidence | None) -> None:

@@ -26,7 +26,7 @@ from llmops.upkeep.runs import LONGEST_RUN_S, Unfinished, holding, scratch_folde
 # How far apart the clocks may be that date an event and a file: two machines', or one's own and a file system's.
 CLOCKS_APART_S = 60.0
 # They carry heads of the ledger: what is left of one that was cut off.
-ANCHORS = frozenset({"release_record", "approval_record"})
+ANCHORS = frozenset({"release_record", "approval_record", "rollout_record"})
 
 
 @dataclass(frozen=True)

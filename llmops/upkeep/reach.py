@@ -37,6 +37,10 @@ _NAMED_BY_EVENTS: Mapping[str, Mapping[str, str]] = {
     "decision.made": {"decision": "decision_record"},
     "approval.given": {"approval": "approval_record"},
     "release.requested": {"release": "release_record"},
+    "rollout.requested": {"rollout": "rollout_record"},
+    "rollout.stepped": {"evidence": "rollout_evidence_record"},
+    "rollout.ready": {"evidence": "rollout_evidence_record"},
+    "rollout.aborted": {"evidence": "rollout_evidence_record"},
 }
 _NAMED_BY_RECORDS: Mapping[str, Mapping[str, str]] = {
     "dataset_record": {"artifact": "dataset"},
