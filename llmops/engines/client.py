@@ -102,6 +102,15 @@ class EngineClient:
         """
         await self._ask("POST", "/v1/unload_lora_adapter", {"lora_name": name})
 
+    async def warm_up(self, model: str, token_ids: Sequence[int]) -> None:
+        """Have one token generated, so that the first client does not wait for what a model's first step sets up.
+
+        Raises:
+            EngineFailed, BadRequest: the engine does not generate under that name.
+        """
+        body = {"model": model, "prompt": list(token_ids), "max_tokens": 1, "temperature": 0}
+        await self._ask("POST", "/v1/completions", body)
+
     async def prompt_logprobs(self, model: str, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
         """Teacher-forced natural log-probabilities of each token after the first.
 

@@ -190,10 +190,11 @@ class Gateway:
     def _status(self) -> dict[str, Any]:
         """What serves now; `engine`, `base` and `adapters` are empty while the engine is away."""
         table = self.live.table
+        names = {n: _route_status(route, self.control.rollouts.status(n)) for n, route in table.names.items()}
         status: dict[str, Any] = {
             "pid": os.getpid(), "down": table.down, "engine": None, "engine_process": None, "base": None,
             "adapters": [],
-            "routes": {"version": table.version, "names": {name: _route_status(r) for name, r in table.names.items()}},
+            "routes": {"version": table.version, "names": names},
             "n_requests": self.relay.n_running, "n_log_lines_lost": self.log.n_lost,
         }  # fmt: skip
         try:
@@ -242,10 +243,10 @@ class Gateway:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
 
 
-def _route_status(route: Route) -> dict[str, Any]:
+def _route_status(route: Route, rollouts: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "adapter": route.adapter, "model": route.target.engine_name if route.target else None, "release": route.release,
-        "ok": route.target is not None, "reason": route.reason,
+        "ok": route.target is not None, "reason": route.reason, "rollouts": rollouts,
     }  # fmt: skip
 
 

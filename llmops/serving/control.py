@@ -1,9 +1,9 @@
 """The control loop: makes what serves follow what the ledger says.
 
 At the start every public name is verified, loaded, proved and routed, or answers 503 with the reason. Then
-the ledger is asked four times a second for release requests; each one ends in `release.activated` or
-`release.refused`. All files, hashes and database work run in threads. A flip to an adapter that is loaded and
-proved waits for nothing else.
+the ledger is asked four times a second for requests: a release ends in `release.activated` or `release.refused`,
+a rollout goes to `llmops.serving.rollout.director`. All files, hashes and database work run in threads. A flip to
+an adapter that is loaded and proved waits for nothing else.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import asyncio
 import logging
 
 from llmops.errors import LlmopsError, ReleaseRefused
-from llmops.ledger import Event
+from llmops.ledger import Event, EventKind
 from llmops.records import AdapterRecord, Release
 from llmops.registry.adapters import Registry
 from llmops.registry.bases import resolve_base
@@ -22,10 +22,12 @@ from llmops.serving.evidence import check_champion, check_request, replay
 from llmops.serving.fleet import Fleet, Loaded
 from llmops.serving.keeper import Keeper
 from llmops.serving.profile import ServeProfile
+from llmops.serving.rollout.director import Director, Place
 from llmops.serving.routes import Live, Route
 from llmops.settings import Workspace
 
 POLL_S = 0.25
+REQUESTS: tuple[EventKind, ...] = ("release.requested", "rollout.requested", "rollout.abort_requested")
 RETRY_S = 2.0
 
 log = logging.getLogger("llmops.serving")
@@ -47,6 +49,10 @@ class Control:
         self._unanswered: tuple[Event, ...] = ()
         self._warm = False  # the previous champions were loaded, or tried, in this engine session
         self._moving = asyncio.Lock()  # held while a name moves: table, ledger and states change together
+        place = Place(
+            self.registry, self.keeper, live, self._moving, self._state_of, self._weight, self._require_chain
+        )
+        self.rollouts = Director(place)
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -68,7 +74,8 @@ class Control:
             await self.keeper.close()
             raise
         self._live.table = self._live.table.with_down(None)
-        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self.keeper.watch())]
+        loops = (self._follow(), self.keeper.watch(), self.rollouts.watch())
+        self._tasks = [asyncio.create_task(loop) for loop in loops]
 
     async def stop(self) -> None:
         """End the loops and the engine."""
@@ -90,9 +97,14 @@ class Control:
 
     def _weight(self, digest: str) -> int:
         """How much an adapter matters to the names: see `fleet.Weight`."""
-        if any(route.adapter == digest for route in self._live.table.names.values()):
+        if self.rollouts.needs(digest) or any(
+            route.adapter == digest for route in self._live.table.names.values()
+        ):
             return 2
         return int(any(state.previous and state.previous.adapter == digest for state in self.states.values()))
+
+    def _state_of(self, name: str) -> NameState:
+        return self.states.get(name, NameState(name))
 
     # ------------------------------------------------------------ what is in force
 
@@ -105,6 +117,8 @@ class Control:
             found.last_seq,
         )
         self.states = dict(found.states)
+        self.rollouts.take_over(found.running)
+        self._live.table = self._live.table.with_version(found.version)
         for name, broken in found.broken.items():
             self._route(Route(name, broken.adapter, broken.release, None, broken.reason))
         await self._restore_all(())
@@ -116,6 +130,7 @@ class Control:
             for name, state in self.states.items():
                 if state.champion is not None:
                     await self._restore(name, state.champion)
+            await self.rollouts.restore()
         for record in records:
             try:
                 await asyncio.to_thread(self.registry.verify, record)
@@ -172,7 +187,7 @@ class Control:
                     await self._warm_previous()
                 await asyncio.sleep(POLL_S)
                 pending = await asyncio.to_thread(
-                    self.registry.ledger.events, "release.requested", after=self._last_seq
+                    self.registry.ledger.events, *REQUESTS, after=self._last_seq
                 )
                 self._last_seq = pending[-1].seq if pending else self._last_seq
             except Exception:  # a full disk or a locked database must not end the loop
@@ -182,11 +197,14 @@ class Control:
     async def _settle(self, event: Event) -> None:
         """Carry out one request, or refuse it; the ledger gets the answer."""
         await self.keeper.ready.wait()
+        if event.kind != "release.requested":
+            await self.rollouts.settle(event)
+            return
         body = {key: str(event.body[key]) for key in ("public_name", "release", "adapter")}
         try:
             self._require_chain()
             release = await asyncio.to_thread(self.registry.store.get_record, Release, body["release"])
-            state = self.states.get(release.public_name, NameState(release.public_name))
+            state = self._state_of(release.public_name)
             signature = self.fleet.session.signature
             record = await asyncio.to_thread(check_request, self.registry, release, state, signature)
             await self._move(release, record, body)
@@ -204,15 +222,18 @@ class Control:
             async with self._moving:
                 if self.keeper.fleet.get(record.adapter) is not loaded:
                     continue  # the engine was replaced, or the slot retired, while this waited
-                state = self.states.get(name, NameState(name))
-                history = state.after(release)
-                before = self._live.table.names
-                self._route(Route(name, release.adapter, history[-1].digest(), loaded.target))
+                history = self._state_of(name).after(release)
+                before = self._live.table
+                plan = self.rollouts.plan(name, release.adapter)
+                route = Route(name, release.adapter, history[-1].digest(), loaded.target, plan=plan)
+                self._live.table = before.moved(route)
+                told = {**body, "route_version": self._live.table.version}
                 try:
-                    await asyncio.to_thread(self.registry.ledger.append, "release.activated", body)
+                    await asyncio.to_thread(self.registry.ledger.append, "release.activated", told)
                 except Exception:
-                    self._live.table = self._live.table.with_names(before)
+                    self._live.table = self._live.table.with_names_of(before)
                     raise
                 self.states[name] = NameState(name, history)
+                self.rollouts.released(name, release.adapter)
             log.info("%s -> %s (%s)", name, loaded.record.model_name, release.kind)
             return

@@ -13,6 +13,7 @@ from llmops.records import AdapterRecord, Decision, EngineSignature, Release
 from llmops.registry.adapters import Registry
 from llmops.registry.names import RELEASE_KINDS, NameState, readable_anchors, readable_states
 from llmops.registry.releases import require_same_baseline, require_same_engine, verify_release
+from llmops.registry.rollouts import ROLLOUT_KINDS, RolloutState, fold_rollouts, route_version
 from llmops.schema import short
 
 
@@ -29,7 +30,8 @@ class Broken:
 class Replay:
     """The ledger at the gateway's start, by public name.
 
-    `unanswered` requests stand oldest first; `chain_fault` is why the ledger itself cannot be trusted.
+    `unanswered` requests stand oldest first, those about rollouts among them; `running` are the rollouts in force, and
+    `version` is that of the route table. `chain_fault` is why the ledger itself cannot be trusted.
     """
 
     states: dict[str, NameState]
@@ -37,6 +39,8 @@ class Replay:
     unanswered: tuple[Event, ...]
     chain_fault: str | None
     last_seq: int
+    running: tuple[RolloutState, ...]
+    version: int
 
 
 def replay(registry: Registry) -> Replay:
@@ -46,7 +50,8 @@ def replay(registry: Registry) -> Replay:
         registry.ledger.verify(readable_anchors(registry.store))
     except InvalidEvidence as error:
         fault = str(error)
-    events = registry.ledger.events(*RELEASE_KINDS)
+    told = registry.ledger.events(*RELEASE_KINDS, *ROLLOUT_KINDS)
+    events = [event for event in told if event.kind in RELEASE_KINDS]
     states, damaged = readable_states(registry.store, events)
     active = {str(e.body["public_name"]): e.body for e in events if e.kind == "release.activated"}
     broken = {
@@ -54,11 +59,28 @@ def replay(registry: Registry) -> Replay:
         for name, reason in damaged.items()
         if name in active
     }
-    answered = {e.body["release"] for e in events if e.kind != "release.requested"}
-    unanswered = tuple(
-        e for e in events if e.kind == "release.requested" and e.body["release"] not in answered
+    rollouts = fold_rollouts(registry.store, told)[0]
+    running = tuple(state for state in rollouts.values() if state.phase == "running")
+    last_seq = told[-1].seq if told else 0
+    answered = {str(e.body["release"]) for e in events if e.kind != "release.requested"}
+    unanswered = tuple(event for event in told if _waits(event, answered, rollouts))
+    return Replay(states, broken, unanswered, fault, last_seq, running, route_version(told))
+
+
+def _waits(event: Event, answered: set[str], rollouts: dict[str, RolloutState]) -> bool:
+    """Whether an event is a request that no gateway has answered; `answered` are the releases that were."""
+    if event.kind == "release.requested":
+        return event.body["release"] not in answered
+    if event.kind not in ("rollout.requested", "rollout.abort_requested"):
+        return False
+    state = rollouts.get(str(event.body["rollout"]))
+    if state is None:  # its record is damaged
+        return False
+    return (
+        state.phase == "waiting"
+        if event.kind == "rollout.requested"
+        else state.abort is not None and state.open
     )
-    return Replay(states, broken, unanswered, fault, events[-1].seq if events else 0)
 
 
 def check_champion(registry: Registry, release: Release, engine: EngineSignature) -> AdapterRecord:

@@ -14,7 +14,7 @@ import orjson
 from llmops.serving.http import JSON_TYPE, Header, Refusal, Send, respond
 from llmops.serving.request_log import Entry
 from llmops.serving.requests import Call, for_engine
-from llmops.serving.routes import Target
+from llmops.serving.target import Target
 
 STREAM_HEADERS: tuple[Header, ...] = (
     (b"content-type", b"text/event-stream; charset=utf-8"),

@@ -1,4 +1,4 @@
-"""The adapters in one engine session: loaded under immutable names, proved before anything is routed to them, retired.
+"""The adapters in one engine session: loaded, listed, proved and warmed up before anything is routed to them; retired.
 
 Slots are few. When one is needed, the adapter that matters least goes: first those no name stands for, oldest
 first, then previous champions; champions never, and nothing while requests run on it. On engines whose slots
@@ -23,16 +23,18 @@ from llmops.errors import BadRequest, CouldNotRun, EngineFailed, InvalidEvidence
 from llmops.records import AdapterRecord
 from llmops.registry.adapters import Registry, require_generating
 from llmops.schema import short
-from llmops.serving.routes import Live, Target
+from llmops.serving.routes import Live
 from llmops.serving.session import Session
+from llmops.serving.target import Target
 
 BUSY_WAIT_S = 30.0
 _BUSY_POLL_S = 0.05
+WARM_UP_TOKENS = 8
 
 log = logging.getLogger("llmops.serving")
 
 Weight = Callable[[str], int]
-"""How much an adapter (digest) matters: 0 nothing stands on it, 1 a previous champion, 2 a champion."""
+"""How much an adapter (digest) matters: 0 nothing stands on it, 1 a previous champion, 2 a champion or a rollout."""
 
 
 class SlotsUsedUp(LlmopsError):
@@ -110,10 +112,22 @@ class Fleet:
         self._publish()
         return entry
 
+    async def retire(self, digest: str, weight: Weight) -> None:
+        """Unload an adapter, unless something needs it (again) or a request runs on it."""
+        entry = self._loaded.get(digest)
+        if entry is None or weight(digest) or self._live.in_flight[digest]:
+            return  # it goes when its slot is needed
+        if self.session.spec.unload_frees_slot:
+            await self._unload(entry)
+
     async def _proved(self, record: AdapterRecord) -> Proof:
         client, base = self.session.client, self.session.base.model_name
         started = time.monotonic()
         try:
+            if record.model_name not in await client.models():
+                raise EngineFailed(
+                    f"adapter {record.model_name}: the engine took it and does not list it; see its log"
+                )
             probes = await asyncio.to_thread(self._registry.probes, record)
             proof = await prove(
                 client, base, record.model_name, probes, rounding_nats(self.session.signature)
@@ -122,6 +136,7 @@ class Fleet:
                 raise ProofFailed(
                     f"adapter {record.model_name} is not applied by the engine: {proof.reason}", proof
                 )
+            await client.warm_up(record.model_name, probes.token_ids[0][:WARM_UP_TOKENS])
             body = {"adapter": record.adapter, "engine": self.session.engine_digest}
             await asyncio.to_thread(self._registry.ledger.append, "adapter.proved", body)
         except Exception:
@@ -151,12 +166,14 @@ class Fleet:
                 raise SlotsUsedUp(f"all {spec.max_adapters} adapter slots of this engine session are used up")
             return
         while len(self._loaded) >= spec.max_adapters:
-            victim = await self._idle_victim(weight)
-            # No name may find it from here on; `await`s come after.
-            del self._loaded[victim.record.adapter]
-            self._publish()
-            await self._forget(victim.record.model_name)
-            log.info("adapter %s retired to free its slot", victim.record.model_name)
+            await self._unload(await self._idle_victim(weight))
+
+    async def _unload(self, entry: Loaded) -> None:
+        # No name may find it from here on; `await`s come after.
+        del self._loaded[entry.record.adapter]
+        self._publish()
+        await self._forget(entry.record.model_name)
+        log.info("adapter %s retired", entry.record.model_name)
 
     async def _idle_victim(self, weight: Weight) -> Loaded:
         deadline = time.monotonic() + BUSY_WAIT_S
@@ -165,7 +182,8 @@ class Fleet:
             spare = [entry for entry in ranked if weight(entry.record.adapter) < 2]
             if not spare:
                 raise BadRequest(
-                    f"serving: all {len(ranked)} adapter slots hold champions; raise `slots` in the serving profile"
+                    f"serving: all {len(ranked)} adapter slots hold champions and rollouts; raise `slots` in the "
+                    "serving profile"
                 )
             for entry in spare:
                 if not self._live.in_flight[entry.target.digest]:

@@ -16,7 +16,7 @@ from llmops.errors import BadRequest, EngineFailed, LlmopsError
 from llmops.records import AdapterRecord
 from llmops.registry.adapters import Registry
 from llmops.registry.bases import Base
-from llmops.serving.fleet import Fleet, Loaded, SlotsUsedUp, Weight
+from llmops.serving.fleet import BUSY_WAIT_S, Fleet, Loaded, SlotsUsedUp, Weight
 from llmops.serving.profile import ServeProfile, engine_spec
 from llmops.serving.routes import Live
 from llmops.serving.session import start_session
@@ -95,7 +95,7 @@ class Keeper:
                 n_needed = sum(weight(entry.record.adapter) == 2 for entry in self.fleet.loaded)
                 if n_needed >= self.fleet.session.spec.max_adapters:
                     raise BadRequest(
-                        f"serving: {error}, all by champions; raise `slots` in the serving profile"
+                        f"serving: {error}, all by champions and rollouts; raise `slots` in the serving profile"
                     ) from None
                 log.info("%s: restarting the engine to get new ones", error)
             await self._renew("the engine is being restarted to free its adapter slots", ())
@@ -109,6 +109,17 @@ class Keeper:
         """
         async with self._work:
             return await self.fleet.load(record, weight)
+
+    async def retire(self, digest: str, weight: Weight) -> None:
+        """Unload an adapter that nothing needs any more, after its last request."""
+        deadline = time.monotonic() + BUSY_WAIT_S
+        while True:
+            if not self._live.in_flight[digest] or time.monotonic() > deadline:
+                break
+            await asyncio.sleep(0.05)
+        async with self._work:
+            if self._fleet is not None:
+                await self._fleet.retire(digest, weight)
 
     async def watch(self) -> None:
         """Replace the engine whenever it died or hangs, until told to stop or all tries are used."""

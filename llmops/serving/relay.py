@@ -33,12 +33,15 @@ from llmops.serving.metrics import Metrics
 from llmops.serving.profile import Limits
 from llmops.serving.request_log import Entry, RequestLog
 from llmops.serving.requests import check
-from llmops.serving.routes import Live
+from llmops.serving.rollout.router import Router
+from llmops.serving.rollout.trip import Trip
+from llmops.serving.routes import Asker, Live
 
 ENGINE_HEADERS = {"content-type": "application/json", "accept-encoding": "identity"}
 KEEPALIVE_S = 3.0  # below the 5 s after which vLLM closes an idle connection
 CLIENT_CLOSED = 499
 AWAY = "engine_unavailable"
+SESSION_HEADER, MAX_SESSION_BYTES = b"x-llmops-session", 128
 
 
 class Relay:
@@ -54,6 +57,7 @@ class Relay:
         self._log = log
         self._metrics = metrics
         self._session: aiohttp.ClientSession | None = None
+        self.router = Router(live, self._ask, self._note)
         self.n_running = 0
 
     def open(self) -> None:
@@ -65,6 +69,7 @@ class Relay:
 
     async def close(self) -> None:
         """Close the pool; what still runs on it fails."""
+        await self.router.shadows.close()
         if self._session is not None:
             await self._session.close()
 
@@ -87,8 +92,13 @@ class Relay:
         finally:
             self.n_running -= 1
             entry.end()
-            self._log.add(entry)
-            self._metrics.observe(entry)
+            self._note(entry)
+            self._live.meter.observe(entry)
+
+    def _note(self, entry: Entry) -> None:
+        """Log and count a request that is over, the client's own or one beside it."""
+        self._log.add(entry)
+        self._metrics.observe(entry)
 
     async def _complete(
         self, scope: Scope, receive: Receive, send: Send, notes: tuple[Entry, list[Header]]
@@ -106,18 +116,17 @@ class Relay:
         entry.user = call.user
         headers.append(table.version_header)
         entry.route_version = table.version
-        target = table.resolve(call.asked)
-        entry.known = True
-        entry.answered_by = target.digest
-        headers.extend(target.headers)
-        self._live.in_flight[target.digest] += 1
+        choice = table.choose(call.asked, Asker(_session(scope), call.user, entry.tenant))
+        entry.known, entry.propensity = True, choice.propensity
+        over = asyncio.Event() if choice.shadow is not None else None
+        trip = Trip(scope["path"], call, table, choice, entry, headers, len(headers), send, over)
         try:
-            exchange = Exchange(call, target, entry, headers, send)
             async with until_gone(receive):
-                whole = await self._ask(scope["path"], exchange)
+                exchange, whole = await self.router.answer(trip)
             await exchange.finish(whole)
         finally:
-            self._live.in_flight[target.digest] -= 1
+            if over is not None:
+                over.set()
 
     async def _ask(self, path: str, exchange: Exchange) -> bytes | None:
         """Ask the engine; a stream is relayed here and gives None, else the whole body to send.
@@ -189,6 +198,19 @@ async def until_gone(receive: Receive) -> AsyncIterator[None]:
         raise
     finally:
         watcher.cancel()
+
+
+def _session(scope: Scope) -> str | None:
+    """The session a client names, to be kept on one arm.
+
+    Raises:
+        Refusal: 400 when it is longer than an id.
+    """
+    given = header(scope, SESSION_HEADER)
+    if given is not None and len(given) > MAX_SESSION_BYTES:
+        message = f"header x-llmops-session: {len(given)} bytes; use an id of at most {MAX_SESSION_BYTES}"
+        raise Refusal(400, message, "x-llmops-session", "invalid_header")
+    return given.decode("latin-1") if given else None
 
 
 def request_id(scope: Scope) -> str:

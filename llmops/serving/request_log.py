@@ -40,6 +40,8 @@ class Entry:
     user: str | None = None  # the request's `user` field
     arm: str | None = None  # champion, canary, shadow ...
     lineage: str | None = None
+    propensity: float | None = None  # how likely the arm was that was chosen
+    fell_from: str | None = None  # the arm that was chosen and failed, and why; another answered
     status: int = 500
     stream: bool = False
     n_prompt_tokens: int | None = None

@@ -14,7 +14,7 @@ import orjson
 
 from llmops.serving.http import Refusal
 from llmops.serving.profile import Limits
-from llmops.serving.routes import Target
+from llmops.serving.target import Target
 
 REFUSED_FIELDS = {
     "chat_template": "the prompt contract sets it",
@@ -83,8 +83,8 @@ def check(body: dict[str, Any], chat: bool, limits: Limits) -> Call:
 
 def for_engine(call: Call, target: Target) -> bytes:
     """The body the engine gets: its own model name, the contract's system prompt, and usage counted in every stream."""
-    body = call.body
-    body["model"] = target.engine_name
+    # A copy: a fallback, a shadow or a cascade asks the same of another target.
+    body = {**call.body, "model": target.engine_name}
     system = target.contract.system
     if call.chat and system is not None and body["messages"][0].get("role") != "system":
         body["messages"] = [{"role": "system", "content": system}, *body["messages"]]

@@ -1,68 +1,65 @@
 """The route table: which model name is answered by what, as one immutable value that is swapped whole.
 
 A request reads the table once and keeps what it found; a flip changes what later requests find. Three sorts
-of names: public names (they move with releases), `name@digest12` of the adapters that are loaded and proved,
-and `base@digest12`.
+of names: public names (they move with releases and rollouts), `name@digest12` of the adapters that are loaded and
+proved, and `base@digest12`.
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from llmops.records import PromptContract
+from llmops.records import CHAMPION
+from llmops.schema import digest_of
 from llmops.serving.http import Header, Refusal
+from llmops.serving.rollout.meter import Meter
+from llmops.serving.rollout.plan import NO_PLAN, Asker, Choice, Plan
+from llmops.serving.target import Target
+
+__all__ = ["Asker", "Choice", "Live", "Route", "RouteTable", "Target"]
 
 _OPERATOR_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}@[0-9a-f]{12}")
 NEVER = 0
-
-
-@dataclass(frozen=True)
-class Target:
-    """Something loaded in the engine that can answer.
-
-    `engine_name` is its immutable name there (`name@digest12`), `digest` the full digest of the adapter or
-    base, `contract` the prompt contract its answers are made under and `engine` the digest of the engine's
-    signature.
-    """
-
-    engine_name: str
-    digest: str
-    contract: PromptContract
-    engine: str
-
-    @cached_property
-    def headers(self) -> tuple[Header, ...]:
-        """The response headers that say who answered."""
-        return (
-            (b"x-llmops-model", self.digest.encode()),
-            (b"x-llmops-prompt-contract", self.contract.digest().encode()),
-            (b"x-llmops-engine", self.engine.encode()),
-        )
-
-    @cached_property
-    def model_field(self) -> re.Pattern[bytes]:
-        """Matches the `model` field of the engine's JSON, never text: inside a JSON string its quotes are escaped."""
-        return re.compile(rb'"model":\s?"' + re.escape(self.engine_name.encode()) + rb'"')
+DIRECT = "direct"
+"""The arm of a request that names an adapter or the base itself."""
 
 
 @dataclass(frozen=True)
 class Route:
-    """A public name: its target, or the reason why it has none and answers 503."""
+    """A public name: its champion, or the reason why it has none and answers 503, and who else gets traffic."""
 
     name: str
     adapter: str  # digest
     release: str  # Release digest
     target: Target | None
     reason: str | None = None
+    plan: Plan = NO_PLAN
+
+    @cached_property
+    def choices(self) -> tuple[Choice, ...]:
+        """What may be chosen: the arms in their order, the champion last."""
+        if self.target is None:
+            return ()
+        plan = self.plan
+        rest = 1.0 - sum(arm.weight for arm in plan.arms)
+        arms = (Choice(arm.target, arm.name, arm.weight, fallback=plan.fallback) for arm in plan.arms)
+        own = Choice(self.target, CHAMPION, rest, plan.shadow, plan.fallback, plan.cascade)
+        return (*arms, own)
 
 
 @dataclass(frozen=True)
 class RouteTable:
-    """All names at one moment. `down` is set while nothing can answer (the engine starts, or is gone)."""
+    """All names at one moment. `down` is set while nothing can answer (the engine starts, or is gone).
+
+    `version` is the number of events in the ledger by which names moved or traffic was shared otherwise: the same table
+    has the same version after a restart.
+    """
 
     version: int = NEVER
     names: Mapping[str, Route] = field(default_factory=dict)
@@ -77,23 +74,55 @@ class RouteTable:
         return b"x-llmops-route-version", str(self.version).encode()
 
     def with_down(self, reason: str | None) -> RouteTable:
-        """The next table, with nothing answering for that reason; None: the engine answers again."""
-        return replace(self, version=self.version + 1, down=reason)
+        """The table with nothing answering for that reason; None: the engine answers again."""
+        return replace(self, down=reason)
 
     def with_route(self, route: Route) -> RouteTable:
-        """The next table, with one public name pointing elsewhere."""
+        """The table with one public name as it is found at a start."""
+        return replace(self, names={**self.names, route.name: route})
+
+    def moved(self, route: Route) -> RouteTable:
+        """The next version: one public name pointing elsewhere, or its traffic shared otherwise."""
         return replace(self, version=self.version + 1, names={**self.names, route.name: route})
 
-    def with_names(self, names: Mapping[str, Route]) -> RouteTable:
-        """The next table, with other public names."""
-        return replace(self, version=self.version + 1, names=dict(names))
+    def with_names_of(self, other: RouteTable) -> RouteTable:
+        """The table with another's public names and version: a move that is taken back."""
+        return replace(self, version=other.version, names=other.names)
+
+    def with_version(self, version: int) -> RouteTable:
+        """The table under the version that the ledger says."""
+        return replace(self, version=version)
 
     def with_operator(self, operator: Mapping[str, Target]) -> RouteTable:
-        """The next table, with other operator names."""
-        return replace(self, version=self.version + 1, operator=dict(operator))
+        """The table with other operator names."""
+        return replace(self, operator=dict(operator))
+
+    def choose(self, asked: str, who: Asker) -> Choice:
+        """Who answers this request for a model name.
+
+        Raises:
+            Refusal: as `resolve`.
+        """
+        route = self.names.get(asked)
+        if route is None or self.down is not None or route.target is None:
+            return self._direct(asked)
+        edges = route.plan.edges
+        if not edges:
+            return route.choices[-1]
+        return route.choices[bisect_right(edges, route.plan.place(who))]
+
+    def _direct(self, asked: str) -> Choice:
+        found = self._chosen.get(asked)
+        if found is None:
+            found = self._chosen[asked] = Choice(self.resolve(asked), DIRECT)
+        return found
+
+    @cached_property
+    def _chosen(self) -> dict[str, Choice]:
+        return {}
 
     def resolve(self, asked: str) -> Target:
-        """The target that answers to a model name.
+        """The target that a model name stands for; of a public name its champion.
 
         Raises:
             Refusal: 503 while nothing can answer or the name's evidence does not hold, 404 when there is no such name.
@@ -115,6 +144,26 @@ class RouteTable:
             return target
         raise Refusal(404, self._unknown(asked), param="model", code="model_not_found")
 
+    def lineage(self, target: Target, arm: str) -> str:
+        """The id of everything that an answer by this target as this arm under this table stands on."""
+        return self._told(target, arm)[0]
+
+    def headers(self, target: Target, arm: str) -> tuple[Header, ...]:
+        """The response headers that say who answers, as what, and on what that stands."""
+        return self._told(target, arm)[1]
+
+    def _told(self, target: Target, arm: str) -> tuple[str, tuple[Header, ...]]:
+        found = self._known.get((target.digest, arm))
+        if found is None:
+            lineage = lineage_id(target, self.version, arm)
+            said = ((b"x-llmops-arm", arm.encode()), (b"x-llmops-lineage", lineage.encode()))
+            found = self._known[target.digest, arm] = (lineage, (*target.headers, *said))
+        return found
+
+    @cached_property
+    def _known(self) -> dict[tuple[str, str], tuple[str, tuple[Header, ...]]]:
+        return {}
+
     def _unknown(self, asked: str) -> str:
         if _OPERATOR_NAME.fullmatch(asked):
             how = f'POST /llmops/adapters {{"adapter": "{asked}"}}'
@@ -123,10 +172,18 @@ class RouteTable:
         return f"model {asked[:100]!r} does not exist; models here: {known}"
 
 
+def lineage_id(target: Target, version: int, arm: str) -> str:
+    """Digest of who answers: adapter (or base), prompt contract, version of the route table, arm."""
+    said = {
+        "adapter": target.digest, "prompt_contract": target.contract.digest(), "route_version": version, "arm": arm,
+    }  # fmt: skip
+    return digest_of(said)
+
+
 class Live:
     """What the relay reads at every request and control alone changes: the table in force and where the engine is.
 
-    `in_flight` counts the requests that run on each adapter or base, by digest.
+    `in_flight` counts the requests that run on each adapter or base, by digest; `meter` what watched arms did.
     """
 
     def __init__(self) -> None:
@@ -134,3 +191,13 @@ class Live:
         self.table = RouteTable()
         self.engine_url = ""
         self.in_flight: Counter[str] = Counter()
+        self.meter = Meter()
+
+    @contextmanager
+    def using(self, target: Target) -> Iterator[None]:
+        """Count a request as running on a target until the block ends."""
+        self.in_flight[target.digest] += 1
+        try:
+            yield
+        finally:
+            self.in_flight[target.digest] -= 1

@@ -17,7 +17,7 @@ from llmops.engines.spec import EngineSpec, signature
 from llmops.records import EngineSignature
 from llmops.registry.bases import Base
 from llmops.schema import digest_of
-from llmops.serving.routes import Target
+from llmops.serving.target import Target
 from llmops.settings import Workspace
 
 ENGINE_LOG = "engine.log"

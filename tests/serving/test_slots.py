@@ -54,7 +54,7 @@ async def test_used_up_slots_renew_the_engine_until_champions_hold_them_all(
         event, _ = request_override(narrow.registry, "more", third, "written for this test")
         activated = partial(narrow.registry.ledger.events, "release.activated", after=event.seq)
         await asyncio.to_thread(wait_for, activated)
-        with pytest.raises(BadRequest, match="all by champions; raise `slots`"):
+        with pytest.raises(BadRequest, match="all by champions and rollouts; raise `slots`"):
             await control.add_adapter(second.adapter)
         assert control.fleet.session.process.pid == second_engine
         assert live.table.resolve("more").digest == third.adapter

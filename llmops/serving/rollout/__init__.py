@@ -1,0 +1,1 @@
+"""Where a request goes besides to its name's champion, and what is watched while it does."""
