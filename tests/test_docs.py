@@ -45,6 +45,10 @@ def _load(path: str) -> object:
         from llmops.serving.profile import load_profile
 
         return load_profile(full)
+    if folder == "serving/rollouts":
+        from llmops.registry.rollout_plans import load_canary_plan
+
+        return load_canary_plan(full)
     if folder == "evals/suites":
         from llmops.evals.suite import SuiteConfig
 

@@ -31,6 +31,7 @@ from llmops.cli import (
     quickstart,
     release,
     reproduce,
+    rollout,
     serve,
     status,
     sweep,
@@ -71,6 +72,7 @@ app.add_typer(gate.app, name="gate")
 app.add_typer(feedback.app, name="feedback")
 app.command("approve")(approve.approve)
 app.add_typer(release.app, name="release")
+app.add_typer(rollout.app, name="rollout")
 app.add_typer(ledger.app, name="ledger")
 app.command("lineage")(lineage.lineage)
 app.command("status")(status.status)

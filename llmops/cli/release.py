@@ -39,7 +39,7 @@ def promote(
     serving = running(workspace)
     engine = serving.engine if serving else None
     event, release = _promoted(registry, name, engine, time.monotonic() + wait)
-    _settle(workspace, registry, event, release)
+    settle(workspace, registry, event, release)
 
 
 def _promoted(
@@ -69,7 +69,7 @@ def rollback(
     workspace = find_workspace()
     registry = Registry.of(workspace)
     event, release = request_rollback(registry, name, reason)
-    _settle(workspace, registry, event, release)
+    settle(workspace, registry, event, release)
 
 
 @app.command()
@@ -82,7 +82,7 @@ def override(
     workspace = find_workspace()
     registry = Registry.of(workspace)
     event, release = request_override(registry, name, registry.adapter(adapter), reason)
-    _settle(workspace, registry, event, release)
+    settle(workspace, registry, event, release)
 
 
 @app.command("list")
@@ -103,7 +103,7 @@ def list_releases() -> None:
     typer.echo(table(("name", "adapter", "by", "decision", "at"), rows))
 
 
-def _settle(workspace: Workspace, registry: Registry, event: Event, release: Release) -> None:
+def settle(workspace: Workspace, registry: Registry, event: Event, release: Release) -> None:
     """Wait for the gateway's answer to a request and print it; without a gateway say that it waits."""
     from llmops.serving.server import running
 

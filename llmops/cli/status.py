@@ -11,12 +11,14 @@ import typer
 from llmops.checkpoints import resumable_runs
 from llmops.cli.consent import approvals_in_words, win_rate_in_words
 from llmops.cli.output import as_json
+from llmops.cli.rollout_status import called
 from llmops.errors import LlmopsError
 from llmops.ledger import Event
 from llmops.records import Decision, Release
 from llmops.registry.adapters import Registry
 from llmops.registry.names import RELEASE_KINDS, NameState, readable_states
 from llmops.registry.releases import verify_release
+from llmops.registry.rollouts import ROLLOUT_KINDS, fold_rollouts
 from llmops.schema import short
 from llmops.settings import Workspace, find_workspace
 from llmops.upkeep.runs import RUN_KINDS, holding
@@ -32,8 +34,10 @@ def status(json: Annotated[bool, typer.Option("--json", help="Print it as JSON."
     newest = _newest_decisions(registry)
     for name in newest.keys() - states.keys() - damaged.keys():
         states[name] = NameState(name)
+    rollouts = _rollouts(registry)
     names = [
         _name(registry, state)
+        | {"rollouts": rollouts.get(state.name, [])}
         | {"not_serving": routes.get(state.name), "open_decision": _open_decision(registry, state, newest)}
         for state in states.values()
     ]
@@ -83,6 +87,21 @@ def _resumable(workspace: Workspace, registry: Registry) -> dict[str, dict[str, 
         with holding(run.folder) as held:
             if held:
                 found[run.run] = {"step": run.checkpoint.step, "n_steps": run.n_steps}
+    return found
+
+
+def _rollouts(registry: Registry) -> dict[str, list[str]]:
+    """By public name its rollouts that have traffic or wait for it, in words."""
+    states, _ = fold_rollouts(registry.store, registry.ledger.events(*ROLLOUT_KINDS))
+    found: dict[str, list[str]] = {}
+    for state in states.values():
+        if state.open:
+            rollout = state.rollout
+            share = f" {100 * state.share:g} %" if state.share else ""
+            override = f"; OVERRIDE {rollout.reason} (by {rollout.requested_by})" if rollout.reason else ""
+            models = ", ".join(called(registry, arm.model) for arm in rollout.arms)
+            said = f"{rollout.kind}{share} {models} {state.phase}{override}"
+            found.setdefault(rollout.public_name, []).append(said)
     return found
 
 
@@ -192,6 +211,8 @@ def _print(state: dict[str, Any]) -> None:
         ):
             if name[key]:
                 typer.echo(f"           {label} {name[key]}")
+        for said in name["rollouts"]:
+            typer.echo(f"           rollout  {said}")
     if not state["names"]:
         typer.echo("names      none released yet")
     for name, reason in state["damaged"].items():
