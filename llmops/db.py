@@ -36,7 +36,7 @@ from llmops.errors import ConfigError, CouldNotRun, LlmopsError, StoreError
 
 BUSY_TIMEOUT_MS = 30_000
 CONNECT_TIMEOUT_S = 10
-HEAD_REVISION = "0002"
+HEAD_REVISION = "0003"
 # Advisory locks are numbers, known to all llmops processes of one PostgreSQL database.
 WRITE_LOCK, SERVE_LOCK = 511_702_001, 511_702_002
 N_KEPT_OPEN = 4
@@ -63,6 +63,7 @@ showings = Table(
     Column("rater", String(128), nullable=False),
     Column("left", Integer, nullable=False),
     Column("at", String(32), nullable=False),
+    Column("first_at", String(32), nullable=True),
     Index("ix_showings_campaign_item", "campaign", "item"),
 )
 
@@ -80,13 +81,54 @@ ratings = Table(
     Column("at", String(32), nullable=False),
     Column("supersedes", String(64), nullable=True),
     Column("live", Boolean, nullable=False),
+    Column("tags", Text, nullable=True),
+    Column("scores", Text, nullable=True),
+    Column("note", String(64), nullable=True),
+    Column("edit", String(64), nullable=True),
+    Column("pins", String(64), nullable=True),
+    Column("dwell_ms", Integer, nullable=True),
+    Column("key", String(64), nullable=True),
     Index("ix_ratings_campaign_item", "campaign", "item"),
+    Index("uq_ratings_key", "showing", "key", unique=True),  # rows without a key are all different
 )
 # One rater has one live rating of an item; what it supersedes stays, no longer live.
 Index(
     "uq_ratings_live", ratings.c.campaign, ratings.c.item, ratings.c.rater, unique=True,
     sqlite_where=ratings.c.live, postgresql_where=ratings.c.live,
 )  # fmt: skip
+
+# What people wrote: deleted on demand, while the salted digests in their ratings stay.
+rating_texts = Table(
+    "rating_texts",
+    metadata,
+    Column("rating", String(64), primary_key=True),
+    Column("field", String(8), primary_key=True),
+    Column("salt", String(32), nullable=False),
+    Column("text", Text, nullable=False),
+)
+
+# Prompts and answers of items that are not frozen in the store: captured and typed ones.
+item_texts = Table(
+    "item_texts",
+    metadata,
+    Column("campaign", String(64), primary_key=True),
+    Column("item", String(64), primary_key=True),
+    Column("place", Integer, nullable=False),
+    Column("owner", String(128), nullable=True),
+    Column("body", Text, nullable=False),
+    Column("at", String(32), nullable=False),
+    Index("ix_item_texts_owner", "owner"),
+)
+
+withdrawn_raters = Table(
+    "withdrawn_raters",
+    metadata,
+    Column("rater", String(128), primary_key=True),
+    Column("at", String(32), nullable=False),
+    Column("reason", Text, nullable=True),
+    Column("event", Integer, nullable=False),
+    Column("texts_deleted", Boolean, nullable=False),
+)
 
 
 _kept: dict[str, tuple[Engine, object]] = {}  # newest last; with what the file was when it was opened

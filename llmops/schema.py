@@ -50,10 +50,16 @@ class Record:
     """Base of all stored records: `schema`, conversion to and from plain JSON values, and a digest."""
 
     schema: ClassVar[str]
+    later: ClassVar[tuple[str, ...]] = ()
+    """Fields that joined after records of this schema were stored: left out at their default, so that those keep their
+    digests."""
 
     def to_dict(self) -> JsonDict:
         """Plain JSON values (tuples become lists), with the schema first."""
         plain: JsonDict = json.loads(canonical_json(dataclasses.asdict(self)))  # type: ignore[call-overload]
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            if field.name in self.later and getattr(self, field.name) == field.default:
+                del plain[field.name]
         return {"schema": self.schema, **plain}
 
     def digest(self) -> str:

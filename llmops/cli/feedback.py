@@ -96,7 +96,7 @@ def show(
 
     registry = Registry.of(find_workspace())
     book = _find(registry, name)
-    campaign, rows, standing = book.campaign, book.ratings(), book.standing()
+    campaign, rows, standing = book.campaign, book.evidence(), book.standing()
     votes = votes_by_item(rows)
     said: JsonDict = {
         "state": _state(registry, book),
@@ -240,14 +240,15 @@ def _state(registry: Registry, book: RatingBook) -> str:
 
 
 def _print(campaign: Campaign) -> None:
-    first, second = (short(digest) for digest in campaign.systems)
-    who = f"{first}, sampled twice" if first == second else f"{first} and {second}"
+    names = [short(digest) for digest in dict.fromkeys(campaign.systems)]
+    twice = len(campaign.systems) == 2 and len(names) == 1
+    who = f"{names[0]}, sampled twice" if twice else " and ".join(names) or "systems that are not named"
     engine = campaign.engine
-    typer.echo(f"campaign {campaign.name}@{short(campaign.digest())}  ({campaign.purpose})")
-    typer.echo(
-        f"answers  by {who}, {engine.engine} {engine.version} {engine.dtype}, "
-        f"temperature {campaign.decoding['temperature']:g}"
-    )
+    on = f", {engine.engine} {engine.version} {engine.dtype}" if engine else ""
+    at = f", temperature {campaign.decoding['temperature']:g}" if "temperature" in campaign.decoding else ""
+    kind = "" if campaign.kind == "compare" else f", {campaign.kind}"
+    typer.echo(f"campaign {campaign.name}@{short(campaign.digest())}  ({campaign.purpose}{kind})")
+    typer.echo(f"answers  by {who}{on}{at}{f', from {campaign.origin}' if campaign.origin else ''}")
     typer.echo(f"items    {campaign.n_items}, {campaign.votes_per_item} vote(s) each: {campaign.question}")
     typer.echo(f"dropped  {_counts(campaign.n_dropped) or 'none'}")
 

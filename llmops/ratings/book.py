@@ -6,30 +6,28 @@ event in one transaction, so what the page calls saved is durable and in the cha
 
 from __future__ import annotations
 
-import json
 import secrets
-import unicodedata
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any, get_args
+from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, select, update
 
-from llmops.db import events, ratings, showings, writing
+from llmops.db import ratings, showings, writing
 from llmops.errors import BadRequest
-from llmops.ledger import Ledger, append_event
-from llmops.ratings.campaigns import closed_in, is_closed, load_items
-from llmops.ratings.outcomes import rating_of
-from llmops.records import Campaign, Choice, Item, Rating
+from llmops.ledger import Ledger
+from llmops.ratings.added import Owned, add_in, added_items
+from llmops.ratings.campaigns import closed_in, is_added_to, is_closed, load_items
+from llmops.ratings.moment import LEASE_S, Answers, answers_in, lease_start, open_showings, shown_to
+from llmops.ratings.queue import Need, Turnout, is_gold_due, next_item, repeat_for, votes_to_look
+from llmops.ratings.raters import MAX_RATER_CHARACTERS, require_rater
+from llmops.ratings.rows import Answer, Draft, read_ratings, require_answer, said_by, write_rating
+from llmops.ratings.withdrawn import is_withdrawn, withdrawn_in, without
+from llmops.records import Campaign, Item, Pins, Rating
 from llmops.settings import now
 from llmops.store import Store
 
-LEASE_S = 600.0
-"""How long an item that is shown to one rater is kept from others who would give a vote too many."""
-MAX_RATER_CHARACTERS = 128
-CHOICES: tuple[str, ...] = get_args(Choice)
+__all__ = ["LEASE_S", "MAX_RATER_CHARACTERS", "Answer", "RatingBook", "Showing", "Standing", "require_rater"]
 
 
 @dataclass(frozen=True)
@@ -41,30 +39,18 @@ class Showing:
     left: int
 
     @property
-    def texts(self) -> tuple[str, str]:
-        """The answers as they stand on the page: left, right."""
-        return self.item.answers[self.left], self.item.answers[1 - self.left]
+    def texts(self) -> tuple[str, ...]:
+        """The answers as they stand on the page: left, right; or the one there is."""
+        return self.item.answers if self.left == 0 else self.item.answers[::-1]
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a campaign is: items in all, with enough votes, and rated or skipped by this rater."""
+    """How far a campaign is, of its items that count: in all, with enough votes, and rated or skipped by this rater."""
 
     n_items: int
     n_full: int
     n_mine: int
-
-
-@dataclass(frozen=True)
-class _Answers:
-    """The live ratings at one moment: votes an item, items a rater, and which pairs of both are answered."""
-
-    votes: Counter[str]
-    answered: frozenset[tuple[str, str]]  # (item, rater), skips too
-
-    def by(self, rater: str) -> set[str]:
-        """Items this rater rated or skipped."""
-        return {item for item, who in self.answered if who == rater}
 
 
 class RatingBook:
@@ -75,98 +61,133 @@ class RatingBook:
         self.campaign = campaign
         self._digest = campaign.digest()
         self._ledger = ledger
-        self._items = load_items(store, campaign)
-        self._by_digest = {item.digest: item for item in self._items}
+        self._all = load_items(store, campaign)
+        if is_added_to(campaign):
+            with ledger.engine.connect() as connection:
+                self._refresh(connection)
+        self._index()
 
     def next(self, rater: str) -> Showing | None:
         """The next item for a rater, its sides drawn and kept; None when there is none left for them.
 
         A rater who was shown an item and did not answer gets the same showing again, sides and all, so reloading a page
-        changes nothing; after `LEASE_S` only while the item still lacks votes. Otherwise: of the items they have not
-        rated and that lack votes, the one with the fewest votes and open showings, in the campaign's order.
+        changes nothing; after `LEASE_S` only while the item still lacks votes. Otherwise a gold item or a repeat when
+        one is due, and else what brings a decision nearest (`llmops.ratings.queue`).
 
         Raises:
-            BadRequest: no usable rater name, or the campaign is closed.
+            BadRequest: no usable rater name, the rater has withdrawn, or the campaign is closed.
             StoreError: the database did not take it.
         """
         rater = require_rater(rater)
         with writing(self._ledger.engine) as connection:
-            self._require_open(connection)
-            answers = self._answers(connection)
-            load = answers.votes + self._leases(connection, answers, rater)
+            self._require_open(connection, rater)
+            answers = answers_in(connection, self._digest)
+            load = answers.votes + open_showings(connection, self._digest, answers, rater)
             showing = self._waiting(connection, rater, answers.by(rater), load)
             if showing is not None:
                 connection.execute(update(showings).where(showings.c.id == showing.id).values(at=now()))
                 return showing
-            item = self._choose(answers.by(rater), load)
-            if item is None:
-                return None
-            showing = Showing(secrets.token_hex(16), item, secrets.randbelow(2))
-            connection.execute(
-                showings.insert().values(
-                    id=showing.id, campaign=self._digest, item=item.digest, rater=rater, left=showing.left, at=now()
-                )
-            )  # fmt: skip
-            return showing
+            item = self._choose(rater, answers, load)
+            return None if item is None else self._show(connection, item, rater, answers.by(rater))
 
-    def rate(self, showing: str, choice: str) -> Rating:
+    def rate(self, showing: str, answer: Answer | str) -> Rating:
         """Write what the rater of a showing answered; durable, and in the ledger, when this returns.
 
-        The same answer to the same showing again is the same rating; another answer supersedes the earlier one.
+        The same answer to the same showing again is the same rating, and so is everything under a key that was used
+        before; another answer supersedes the earlier one.
 
         Raises:
-            BadRequest: no such showing or choice, or the campaign is closed.
+            BadRequest: no such showing or choice, nothing to take back, or the campaign is closed.
             StoreError: the database did not take it; nothing is saved.
         """
-        if choice not in CHOICES:
-            raise BadRequest(f"rating: {choice!r} is not an answer; give one of {', '.join(CHOICES)}")
+        given = Answer(answer) if isinstance(answer, str) else answer
+        require_answer(given, self.campaign.kind)
         with writing(self._ledger.engine) as connection:
-            row = connection.execute(select(showings).where(showings.c.id == showing)).one_or_none()
-            if row is None or row.campaign != self._digest:
-                raise BadRequest(f"rating: showing {showing!r} is not of this campaign; reload the page")
+            row = self._shown(connection, showing)
+            known = self._by_key(connection, row, given)
+            if known is not None:
+                return known
             same = (
                 ratings.c.campaign == self._digest,
                 ratings.c.item == row.item,
                 ratings.c.rater == row.rater,
             )
-            before = next(iter(_read(connection, *same, ratings.c.live)), None)
+            before = next(iter(read_ratings(connection, *same, ratings.c.live)), None)
             # Before the campaign is asked: whoever repeats a saved answer must hear that it is saved.
-            if before and (before.showing, before.choice) == (showing, choice):
+            if before and before.showing == showing and said_by(connection, before) == given.said:
                 return before
-            self._require_open(connection)
-            return self._write(connection, row, choice, before)
+            if given.choice == "undone" and before is None:
+                raise BadRequest("rating: there is nothing to take back; answer the item first")
+            self._require_open(connection, row.rater)
+            return self._write(connection, row, given, before)
 
     def shown(self, showing: str, rater: str) -> Showing:
         """A showing of this rater's again, to look at or change the answer.
 
         Raises:
-            BadRequest: there is no such showing, or it is another rater's.
+            BadRequest: there is no such showing, it is another rater's, or its texts were deleted.
         """
         rater = require_rater(rater)
         with self._ledger.engine.connect() as connection:
             row = connection.execute(select(showings).where(showings.c.id == showing)).one_or_none()
+            self._refresh(connection)
         if row is None or (row.campaign, row.rater) != (self._digest, rater):
             raise BadRequest(
                 f"rating: showing {showing!r} is not of this campaign and rater; reload the page"
             )
+        if row.item not in self._by_digest:
+            raise BadRequest("rating: the texts of this item were deleted meanwhile; reload the page")
         return self._showing(row)
+
+    def add(self, items: list[Owned], rater: str | None = None) -> Showing | None:
+        """Put more items before the raters of a campaign of typed or captured prompts.
+
+        With `rater` the first of them is shown to that rater at once, its sides drawn and kept.
+
+        Raises:
+            BadRequest: the campaign's items are frozen, the rater may not rate, or the campaign is closed.
+        """
+        if not is_added_to(self.campaign):
+            raise BadRequest(f"campaign {self.campaign.name}: its items are frozen; none can join them")
+        with writing(self._ledger.engine) as connection:
+            who = require_rater(rater) if rater is not None else ""
+            self._require_open(connection, who)
+            new = add_in(connection, self.campaign, items)
+            self._refresh(connection)
+            return self._show(connection, new[0], who, {}) if new and who else None
 
     def ratings(self) -> list[Rating]:
         """All ratings of the campaign, superseded ones too, by number."""
         with self._ledger.engine.connect() as connection:
-            return _read(connection, ratings.c.campaign == self._digest)
+            return read_ratings(connection, ratings.c.campaign == self._digest)
+
+    def evidence(self) -> list[Rating]:
+        """The ratings that count, superseded ones too: neither of gold items or repeats, nor of raters who withdrew."""
+        with self._ledger.engine.connect() as connection:
+            taken_back = withdrawn_in(connection)
+        counting = {item.digest for item in self.items()}
+        return [row for row in without(self.ratings(), taken_back) if row.item in counting]
 
     def items(self) -> list[Item]:
-        """The campaign's items in the order they are asked."""
-        return list(self._items)
+        """The items that count, in the campaign's order."""
+        return [item for item in self._all if item.counts]
+
+    def all_items(self) -> list[Item]:
+        """All items in the campaign's order, gold ones and repeats too."""
+        return list(self._all)
 
     def standing(self, rater: str | None = None) -> Standing:
         """How far the campaign is, and how many items this rater rated or skipped."""
         with self._ledger.engine.connect() as connection:
-            answers = self._answers(connection)
-        n_full = sum(answers.votes[digest] >= self.campaign.votes_per_item for digest in self._by_digest)
-        n_mine = len(answers.by(require_rater(rater))) if rater else 0
-        return Standing(len(self._items), n_full, n_mine)
+            self._refresh(connection)
+            answers = answers_in(connection, self._digest)
+        n_full = sum(answers.votes[i.digest] >= self.votes_of(i) for i in self.items())
+        mine = answers.by(require_rater(rater)) if rater else {}
+        return Standing(len(self.items()), n_full, sum(i.digest in mine for i in self.items()))
+
+    def votes_of(self, item: Item) -> int:
+        """How many votes an item is to have."""
+        return item.votes or self.campaign.votes_per_item
 
     def settled(self) -> bool:
         """Whether votes may be looked at without choosing when to stop: every item has its votes, or it is closed."""
@@ -174,90 +195,110 @@ class RatingBook:
         if is_closed(self._ledger, self._digest):
             return True
         standing = self.standing()
-        return standing.n_full == standing.n_items
+        return standing.n_full == standing.n_items and self.campaign.origin != "typed"
+
+    def n_votes_to_decide(self) -> int | None:
+        """The fewest votes after which the gate of this campaign can decide; None where no gate waits for them."""
+        if self.campaign.plan is None:
+            return None
+        with self._ledger.engine.connect() as connection:
+            answers = answers_in(connection, self._digest)
+        return votes_to_look(self._needs("", answers, answers.votes), self.campaign.plan)
 
     # ------------------------------------------------------------ inside a transaction
 
-    def _answers(self, connection: Connection) -> _Answers:
-        query = select(ratings.c.item, ratings.c.rater, ratings.c.choice)
-        rows = connection.execute(query.where(ratings.c.campaign == self._digest, ratings.c.live)).all()
-        votes = Counter(item for item, _, choice in rows if choice != "skip")
-        return _Answers(votes, frozenset((item, rater) for item, rater, _ in rows))
+    def _refresh(self, connection: Connection) -> None:
+        """Items that joined or whose texts were deleted since."""
+        if is_added_to(self.campaign):
+            self._all = added_items(connection, self._digest)
+            self._index()
 
-    def _leases(self, connection: Connection, answers: _Answers, rater: str) -> Counter[str]:
-        """How many others look at each item now."""
-        query = select(showings.c.item, showings.c.rater).where(
-            showings.c.campaign == self._digest, showings.c.at > _lease_start(), showings.c.rater != rater
-        )
-        found = {(item, who) for item, who in connection.execute(query)}
-        return Counter(item for item, _ in found - answers.answered)
+    def _index(self) -> None:
+        self._by_digest = {item.digest: item for item in self._all}
 
     def _waiting(
-        self, connection: Connection, rater: str, done: set[str], load: Mapping[str, int]
+        self, connection: Connection, rater: str, done: Mapping[str, int], load: Mapping[str, int]
     ) -> Showing | None:
         """What this rater was shown and has not answered: while it is theirs, or may be again."""
-        query = select(showings).where(showings.c.campaign == self._digest, showings.c.rater == rater)
-        since = _lease_start()
-        for row in connection.execute(query.order_by(showings.c.at.desc())):
-            lacks_votes = load.get(row.item, 0) < self.campaign.votes_per_item
-            if row.item not in done and (row.at > since or lacks_votes):
+        since = lease_start()
+        for row in shown_to(connection, self._digest, rater):
+            item = self._by_digest.get(row.item)
+            if item is None or row.item in done:
+                continue
+            if row.at > since or not item.counts or load.get(row.item, 0) < self.votes_of(item):
                 return self._showing(row)
         return None
 
-    def _choose(self, done: set[str], load: Mapping[str, int]) -> Item | None:
-        limit = self.campaign.votes_per_item
-        free = [d for d in self._by_digest if d not in done and load.get(d, 0) < limit]
-        return self._by_digest[min(free, key=lambda d: load.get(d, 0))] if free else None
+    def _choose(self, rater: str, answers: Answers, load: Mapping[str, int]) -> Item | None:
+        done = answers.by(rater)
+        campaign, order = self.campaign, list(done)
+        gold = next((i for i in self._all if i.known is not None and i.digest not in done), None)
+        if gold is not None and is_gold_due(campaign.gold_every, f"{self._digest}{rater}", len(done)):
+            return gold
+        repeat = repeat_for([i for i in self._all if i.repeat_of is not None], order)
+        if repeat is not None:
+            return repeat
+        turnout = Turnout(len(answers.raters), rater in answers.raters)
+        found = next_item(self._needs(rater, answers, load), campaign.plan, turnout)
+        return None if found is None else self._by_digest[found]
 
-    def _write(self, connection: Connection, row: Any, choice: str, before: Rating | None) -> Rating:
-        number = _last_number(connection) + 1
-        rating = Rating(
-            number=number, campaign=self._digest, item=row.item, rater=row.rater, showing=row.id, left=row.left,
-            choice=choice, at=now(), supersedes=before.digest if before else None,  # type: ignore[arg-type]
+    def _needs(self, rater: str, answers: Answers, load: Mapping[str, int]) -> list[Need]:
+        done = answers.by(rater)
+        return [
+            Need(i.digest, i.group, self.votes_of(i), load.get(i.digest, 0), i.digest in done)
+            for i in self.items()
+        ]
+
+    def _show(self, connection: Connection, item: Item, rater: str, done: Mapping[str, int]) -> Showing:
+        two = len(item.answers) > 1
+        left = secrets.randbelow(2) if two else 0
+        if item.repeat_of is not None and item.repeat_of in done:
+            left = 1 - done[item.repeat_of]
+        showing, at = Showing(secrets.token_hex(16), item, left if two else 0), now()
+        row = {
+            "id": showing.id,
+            "campaign": self._digest,
+            "item": item.digest,
+            "rater": rater,
+            "left": showing.left,
+        }
+        connection.execute(showings.insert().values(**row, at=at, first_at=at))
+        return showing
+
+    def _shown(self, connection: Connection, showing: str) -> Any:
+        row = connection.execute(select(showings).where(showings.c.id == showing)).one_or_none()
+        if row is None or row.campaign != self._digest:
+            raise BadRequest(f"rating: showing {showing!r} is not of this campaign; reload the page")
+        self._refresh(connection)
+        if row.item not in self._by_digest:
+            raise BadRequest("rating: the texts of this item were deleted meanwhile; reload the page")
+        return row
+
+    def _by_key(self, connection: Connection, row: Any, given: Answer) -> Rating | None:
+        """The rating that the same click gave before."""
+        if given.key is None:
+            return None
+        where = (ratings.c.showing == row.id, ratings.c.key == given.key)
+        known = next(iter(read_ratings(connection, *where)), None)
+        if known is not None and said_by(connection, known) != given.said:
+            raise BadRequest("rating: this key was given with another answer before; draw a new one for each")
+        return known
+
+    def _write(self, connection: Connection, row: Any, given: Answer, before: Rating | None) -> Rating:
+        pins = Pins.of(self.campaign, self._by_digest[row.item]).digest
+        draft = Draft(
+            self._digest, row.item, row.rater, row.id, row.left, given, now(), pins,
+            before.digest if before else None,
         )  # fmt: skip
-        if before is not None:
-            connection.execute(update(ratings).where(ratings.c.digest == before.digest).values(live=False))
-        connection.execute(ratings.insert().values(**rating.__dict__, digest=rating.digest, live=True))
-        body = {"rating": rating.digest, "campaign": self._digest, "item": row.item, "number": number}
-        append_event(connection, "rating.given", body)
-        return rating
+        return write_rating(connection, draft)
 
     def _showing(self, row: Any) -> Showing:
         return Showing(row.id, self._by_digest[row.item], row.left)
 
-    def _require_open(self, connection: Connection) -> None:
+    def _require_open(self, connection: Connection, rater: str) -> None:
         # Under the write lock: a campaign that is closed meanwhile has no rating after its end.
         if closed_in(connection, self._digest):
             raise BadRequest(f"campaign {self.campaign.name}: is closed; it takes no more ratings")
-
-
-def require_rater(rater: str) -> str:
-    """A rater's name in one form (spaces, letter case, Unicode), so that one person is one rater.
-
-    Raises:
-        BadRequest: empty, longer than 128 characters, or not printable.
-    """
-    name = unicodedata.normalize("NFKC", rater).casefold().strip()
-    if not name or len(name) > MAX_RATER_CHARACTERS or not name.isprintable():
-        raise BadRequest(
-            f"rater {rater[:40]!r}: give a name of 1 to {MAX_RATER_CHARACTERS} printable characters"
-        )
-    return name
-
-
-def _last_number(connection: Connection) -> int:
-    """The highest number ever given, by ledger and rows: one whose row was deleted is not given to another."""
-    told = select(events.c.body).where(events.c.kind == "rating.given").order_by(events.c.seq.desc()).limit(1)
-    body = connection.execute(told).scalar()
-    highest = connection.execute(select(func.max(ratings.c.number))).scalar() or 0
-    return max(highest, int(json.loads(body)["number"]) if body else 0)
-
-
-def _lease_start() -> str:
-    since = datetime.now(UTC) - timedelta(seconds=LEASE_S)
-    return since.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _read(connection: Connection, *where: Any) -> list[Rating]:
-    rows = connection.execute(select(ratings).where(*where).order_by(ratings.c.number)).mappings()
-    return [rating_of({**row}) for row in rows]
+        if rater and is_withdrawn(connection, rater):
+            raise BadRequest(f"rater {rater!r}: has withdrawn; ratings under this name are no longer taken")
+        self._refresh(connection)

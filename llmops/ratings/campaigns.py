@@ -11,7 +11,7 @@ from llmops.db import events, writing
 from llmops.errors import BadRequest, InvalidEvidence
 from llmops.ledger import Ledger, append_event
 from llmops.records import Campaign, Dropped, Item, Message
-from llmops.schema import canonical_json, short
+from llmops.schema import JsonDict, canonical_json, short
 from llmops.store import Store
 
 ITEMS_FILE = "items.jsonl"
@@ -28,7 +28,7 @@ def put_items(store: Store, items: Sequence[Item], dropped: Sequence[Dropped] = 
         raise ValueError("items: one stands there twice")
     lost = (canonical_json({"source": d.source, "reason": d.reason}) for d in dropped)
     files = {
-        ITEMS_FILE: b"".join(_line(item) + b"\n" for item in items),
+        ITEMS_FILE: b"".join(item_line(item) + b"\n" for item in items),
         DROPPED_FILE: b"".join(line + b"\n" for line in lost),
     }
     return store.put_files("items", files)
@@ -89,31 +89,50 @@ def find_campaign(store: Store, ledger: Ledger, reference: str) -> Campaign:
 
 
 def load_items(store: Store, campaign: Campaign) -> list[Item]:
-    """A campaign's items in the order they are asked, after every byte was compared with its digest.
+    """A campaign's frozen items in their order, gold ones and repeats too, after every byte was compared.
+
+    Those that were captured or typed are not among them: their texts lie in the database (`llmops.ratings.added`).
 
     Raises:
         InvalidEvidence: the files are gone or altered.
     """
     folder = store.verify("items", campaign.items)
-    items = [_item(line) for line in (folder / ITEMS_FILE).read_bytes().splitlines()]
-    if len(items) != campaign.n_items:
+    items = [item_of_line(line) for line in (folder / ITEMS_FILE).read_bytes().splitlines()]
+    n_said = campaign.n_items + campaign.n_gold + campaign.n_repeats
+    if not is_added_to(campaign) and len(items) != n_said:
         raise InvalidEvidence(
             f"campaign {campaign.name}: {short(campaign.items)} holds {len(items):,} items, its record says "
-            f"{campaign.n_items:,}; open it again"
+            f"{n_said:,}; open it again"
         )
     return items
 
 
-def _line(item: Item) -> bytes:
-    messages = [m.to_turn() for m in item.messages]
-    answers = list(item.answers)
-    return canonical_json(
-        {"messages": messages, "answers": answers, "group": item.group, "source": item.source}
-    )
+def is_added_to(campaign: Campaign) -> bool:
+    """Whether a campaign's items lie in the database, where they can be deleted and more may join."""
+    return campaign.origin in ("captures", "feedback", "typed")
 
 
-def _item(line: bytes) -> Item:
+def item_line(item: Item) -> bytes:
+    """The one line of an item, without its newline; what it does not have is left out."""
+    line: JsonDict = {
+        "messages": [m.to_turn() for m in item.messages],
+        "answers": list(item.answers),
+        "group": item.group,
+        "source": item.source,
+    }
+    for name in ("systems", "responses"):
+        if getattr(item, name):
+            line[name] = list(getattr(item, name))
+    for name in ("known", "repeat_of", "votes"):
+        if getattr(item, name) is not None:
+            line[name] = getattr(item, name)
+    return canonical_json(line)
+
+
+def item_of_line(line: bytes | str) -> Item:
+    """The item that `item_line` wrote."""
     data = json.loads(line)
-    first, second = data["answers"]
-    messages = tuple(Message.of_turn(m) for m in data["messages"])
-    return Item(messages, (first, second), data["group"], data["source"])
+    data["messages"] = tuple(Message.of_turn(m) for m in data["messages"])
+    for name in ("answers", "systems", "responses"):
+        data[name] = tuple(data.get(name, ()))
+    return Item(**data)

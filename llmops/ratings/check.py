@@ -1,4 +1,4 @@
-"""Whether the database's ratings are those the ledger knows: row by row, side by side, item by item."""
+"""Whether the database's ratings are those the ledger knows: row by row, side by side, text by text, item by item."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, select
 
-from llmops.db import events, ratings, showings
+from llmops.db import events, rating_texts, ratings, showings
 from llmops.errors import InvalidEvidence
 from llmops.ledger import Ledger
+from llmops.ratings.added import added_items, deleted_items
+from llmops.ratings.campaigns import is_added_to, load_items
 from llmops.ratings.outcomes import rating_of
-from llmops.records import Campaign, Rating
+from llmops.ratings.rows import text_digest
+from llmops.ratings.withdrawn import texts_deleted_in
+from llmops.records import Campaign, Pins, Rating
 from llmops.schema import JsonDict, short
 from llmops.store import Store
 
@@ -33,6 +37,9 @@ def verify_ratings(store: Store, ledger: Ledger, campaign: str | None = None) ->
         found = _rows(connection, campaign)
         query = select(showings.c.id, showings.c.campaign, showings.c.item, showings.c.rater, showings.c.left)
         sides = {row.id: tuple(row[1:]) for row in connection.execute(query)}
+        texts = _text_digests(connection)
+        deleted = texts_deleted_in(connection)
+        items = _Items(store, ledger, connection, campaign)
     _require_complete(given, found)
     superseded = {row.rating.supersedes for row in found.values()}
     for number, row in found.items():
@@ -45,10 +52,58 @@ def verify_ratings(store: Store, ledger: Ledger, campaign: str | None = None) ->
             )
         if row.live == (rating.digest in superseded):
             raise InvalidEvidence(f"ratings: whether #{number} counts was changed; restore the database")
-    opened = {str(e.body["campaign"]) for e in ledger.events("campaign.opened")}
-    for digest in sorted(opened & ({campaign} if campaign else opened)):
-        store.verify("items", store.get_record(Campaign, digest).items)
+        _require_texts(rating, texts, rating.digest in deleted)
+        if rating.pins is not None and items.pins(rating) not in (None, rating.pins):
+            raise InvalidEvidence(
+                f"ratings: #{number} was given about other systems, answers or rubric; restore store and database"
+            )
     return len(found)
+
+
+class _Items:
+    """The items of the campaigns that were opened, verified, and what their ratings must be pinned to."""
+
+    def __init__(self, store: Store, ledger: Ledger, connection: Connection, campaign: str | None) -> None:
+        opened = {str(e.body["campaign"]) for e in ledger.events("campaign.opened")}
+        self._pins: dict[tuple[str, str], str] = {}
+        for digest in sorted(opened & ({campaign} if campaign else opened)):
+            record = store.get_record(Campaign, digest)
+            items = load_items(store, record)
+            if is_added_to(record):
+                items = added_items(connection, digest)
+                _require_added(connection, record, {item.digest for item in items})
+            self._pins |= {(digest, item.digest): Pins.of(record, item).digest for item in items}
+
+    def pins(self, rating: Rating) -> str | None:
+        """None where the item's texts were deleted."""
+        return self._pins.get((rating.campaign, rating.item))
+
+
+def _require_added(connection: Connection, campaign: Campaign, there: set[str]) -> None:
+    """Refuse items that the ledger does not know, or whose texts are gone though nobody had them deleted."""
+    digest = campaign.digest()
+    bodies = connection.execute(select(events.c.body).where(events.c.kind == "item.added")).scalars()
+    told = {body["item"] for body in map(json.loads, bodies) if body["campaign"] == digest}
+    lost = told - there - deleted_items(connection, digest)
+    strange = there - told
+    if lost or strange:
+        what = "is gone" if lost else "is not in the ledger"
+        raise InvalidEvidence(
+            f"campaign {campaign.name}: item {short(min(lost or strange))} {what}; restore the database"
+        )
+
+
+def _text_digests(connection: Connection) -> dict[tuple[str, str], str]:
+    rows = connection.execute(select(rating_texts))
+    return {(row.rating, row.field): text_digest(row.salt, row.text) for row in rows}
+
+
+def _require_texts(rating: Rating, texts: dict[tuple[str, str], str], deleted: bool) -> None:
+    for name, said in (("note", rating.note), ("edit", rating.edit)):
+        found = texts.get((rating.digest, name))
+        if found != said and not (found is None and deleted):
+            became = "is gone" if found is None else "was changed"
+            raise InvalidEvidence(f"ratings: the {name} of #{rating.number} {became}; restore the database")
 
 
 @dataclass(frozen=True)

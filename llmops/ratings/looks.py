@@ -7,7 +7,7 @@ result may have been seen, changes nothing. Pure functions over rating rows.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from llmops.ratings.outcomes import vote_of
@@ -22,14 +22,17 @@ class Look:
     rows: tuple[Rating, ...]
 
 
-def reached(ratings: Iterable[Rating], looks: Sequence[int], votes_per_item: int) -> Look | None:
+def reached(
+    ratings: Iterable[Rating], looks: Sequence[int], votes_per_item: int | Mapping[str, int]
+) -> Look | None:
     """The newest of the declared looks that the ratings reach; None before the first.
 
     Args:
         ratings: all of a campaign, superseded ones too.
         looks: rising numbers of items that have all their votes.
-        votes_per_item: how many these are.
+        votes_per_item: how many these are, of all items or by the item's digest.
     """
+    needed = votes_per_item
     standing: dict[str, dict[str, Rating]] = defaultdict(dict)
     full: dict[str, None] = {}
     frozen: dict[str, tuple[Rating, ...]] = {}
@@ -37,7 +40,7 @@ def reached(ratings: Iterable[Rating], looks: Sequence[int], votes_per_item: int
     for row in sorted(ratings, key=lambda r: r.number):
         standing[row.item][row.rater] = row
         votes = [r for r in standing[row.item].values() if vote_of(r) is not None]
-        if len(votes) >= votes_per_item:
+        if len(votes) >= (needed if isinstance(needed, int) else needed[row.item]):
             full.setdefault(row.item)
         else:
             full.pop(row.item, None)

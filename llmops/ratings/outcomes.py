@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -18,9 +19,16 @@ RULE = (
 """The rule by which conflicting and repeated votes are resolved; snapshots carry it."""
 
 
+OF_THE_ROW = ("digest", "live", "key")
+"""Columns of the table `ratings` that are no part of the rating: the row's own claims, and the click's key."""
+
+
 def rating_of(row: Mapping[str, Any]) -> Rating:
-    """The rating that a row of the table `ratings` spells; its own claims, `digest` and `live`, are left out."""
-    return Rating(**{name: value for name, value in row.items() if name not in ("digest", "live")})
+    """The rating that a row of the table `ratings` spells."""
+    said = {name: value for name, value in row.items() if name not in OF_THE_ROW}
+    said["tags"] = tuple(json.loads(said.get("tags") or "[]"))
+    said["scores"] = json.loads(said.get("scores") or "{}")
+    return Rating(**said)
 
 
 def live(ratings: Iterable[Rating]) -> list[Rating]:
@@ -31,12 +39,19 @@ def live(ratings: Iterable[Rating]) -> list[Rating]:
 
 
 def vote_of(rating: Rating) -> Vote | None:
-    """What a rating says of the item's two answers, wherever they stood on the page; None for a skip."""
-    if rating.choice == "skip":
+    """What a rating says of the item's two answers, wherever they stood on the page; None where it compares nothing."""
+    if rating.choice == "tie":
+        return "tie"
+    if rating.choice == "both_bad":
+        return "both_bad"
+    if rating.preferred is None:
         return None
-    if rating.choice in ("tie", "both_bad"):
-        return "tie" if rating.choice == "tie" else "both_bad"
     return "first" if rating.preferred == 0 else "second"
+
+
+def is_answer(rating: Rating) -> bool:
+    """Whether a rating says something of its item: neither a skip nor an answer that was taken back."""
+    return rating.choice not in ("skip", "undone")
 
 
 def outcome(votes: Sequence[Vote]) -> Outcome:

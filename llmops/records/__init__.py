@@ -7,14 +7,19 @@ from llmops.records.access import OPEN, AccessRole, Principal
 from llmops.records.data import DatasetSnapshot, Dropped, Labelled, Message, Row, ToolCall
 from llmops.records.evaluation import Better, Case, Completion, MetricResult, Report
 from llmops.records.feedback import (
+    CHOICES_OF,
     Campaign,
+    CampaignKind,
     Choice,
     Item,
+    Origin,
+    Pins,
     Preference,
     PreferenceSnapshot,
     Purpose,
     Rating,
     RatingEvidence,
+    VotePlan,
 )
 from llmops.records.judgement import Figure, JudgeCalibration, JudgeEvidence, Judgement, JudgementSet, Place
 from llmops.records.models import (
@@ -45,6 +50,7 @@ from llmops.records.rollout import (
 
 __all__ = [
     "CHAMPION",
+    "CHOICES_OF",
     "OPEN",
     "AccessRole",
     "AdapterRecord",
@@ -52,6 +58,7 @@ __all__ = [
     "ArmFigures",
     "Better",
     "Campaign",
+    "CampaignKind",
     "CascadeRule",
     "Case",
     "Check",
@@ -77,6 +84,8 @@ __all__ = [
     "Message",
     "MetricResult",
     "Offence",
+    "Origin",
+    "Pins",
     "Place",
     "Preference",
     "PreferenceSnapshot",
@@ -101,5 +110,6 @@ __all__ = [
     "ToolCall",
     "Verdict",
     "VoteFigures",
+    "VotePlan",
     "VoteRule",
 ]

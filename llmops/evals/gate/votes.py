@@ -69,7 +69,7 @@ def count_votes(registry: Registry, gate: GateConfig, evidence: Evidence) -> Cou
     # Before the ratings: those it speaks of are then read.
     n_full = None if book.settled() else book.standing().n_full
     verify_items(registry, book, evidence.answers)
-    ballot = _ballot(rules, campaign, book.ratings(), n_full)
+    ballot = _ballot(rules, book, n_full)
     if isinstance(ballot, str):
         return _not_counted(gate, rules, n_full or 0, _next_look(rules, campaign, n_full or 0), ballot)
     voters = _electorate(ballot.rows)
@@ -91,12 +91,11 @@ def count_votes(registry: Registry, gate: GateConfig, evidence: Evidence) -> Cou
     return counted
 
 
-def _ballot(
-    rules: RatingRules, campaign: Campaign, rows: Sequence[Rating], n_full: int | None
-) -> _Ballot | str:
+def _ballot(rules: RatingRules, book: RatingBook, n_full: int | None) -> _Ballot | str:
     """What may be counted now, or why nothing may; `n_full` is None when no more votes come."""
+    campaign, rows = book.campaign, book.evidence()
     if rules.looks:
-        look = reached(rows, rules.looks, campaign.votes_per_item)
+        look = reached(rows, rules.looks, {item.digest: book.votes_of(item) for item in book.items()})
         if look is not None:
             return _Ballot(look.rows, look.place)
         if n_full is None:

@@ -59,7 +59,7 @@ def from_campaign(registry: Registry, name: str) -> list[Seen]:
             f"`llmops feedback close {campaign.name}`"
         )
     served = _served(registry, campaign)
-    votes = votes_by_item(book.ratings())
+    votes = votes_by_item(book.evidence())
     found = (_rated(item, votes.get(item.digest, []), served, campaign) for item in book.items())
     return [seen for seen in found if seen is not None]
 

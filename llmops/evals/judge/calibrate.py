@@ -63,7 +63,7 @@ def count_outcomes(registry: Registry, campaign: Campaign, subject: Subject) -> 
         InvalidEvidence: ratings or items were altered, or the items are not the subject's answers.
     """
     book = RatingBook(registry.store, registry.ledger, campaign)
-    rows = book.ratings()
+    rows = book.evidence()
     cases = {
         prompt_digest(case.messages): (case.digest, (ours.text, theirs.text))
         for case, ours, theirs in zip(subject.cases, *subject.answers, strict=True)

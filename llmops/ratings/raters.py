@@ -1,0 +1,30 @@
+"""What raters are called, and which of them are somebody else's."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from llmops.errors import BadRequest
+
+MAX_RATER_CHARACTERS = 128
+IMPORTED = ("argilla:", "label_studio:")
+"""How the names of raters begin whose answers were imported; nobody rates under such a name."""
+
+
+def require_rater(rater: str) -> str:
+    """A rater's name in one form (spaces, letter case, Unicode), so that one person is one rater.
+
+    Raises:
+        BadRequest: empty, longer than 128 characters, not printable, or an imported rater's.
+    """
+    name = unicodedata.normalize("NFKC", rater).casefold().strip()
+    if not name or len(name) > MAX_RATER_CHARACTERS or not name.isprintable() or is_imported(name):
+        raise BadRequest(
+            f"rater {rater[:40]!r}: give a name of 1 to {MAX_RATER_CHARACTERS} printable characters"
+        )
+    return name
+
+
+def is_imported(rater: str) -> bool:
+    """Whether a rater's answers were brought from elsewhere."""
+    return rater.startswith(IMPORTED)
