@@ -19,7 +19,7 @@ from llmops.ledger import Ledger
 from llmops.ratings.added import Owned, add_in, added_items
 from llmops.ratings.campaigns import closed_in, is_added_to, is_closed, load_items
 from llmops.ratings.moment import LEASE_S, Answers, answers_in, lease_start, open_showings, shown_to
-from llmops.ratings.queue import Need, Turnout, is_gold_due, next_item, repeat_for, votes_to_look
+from llmops.ratings.queue import Need, Turnout, is_gold_due, next_item, repeat_for
 from llmops.ratings.raters import MAX_RATER_CHARACTERS, require_rater
 from llmops.ratings.rows import Answer, Draft, read_ratings, require_answer, said_by, write_rating
 from llmops.ratings.withdrawn import is_withdrawn, withdrawn_in, without
@@ -197,13 +197,32 @@ class RatingBook:
         standing = self.standing()
         return standing.n_full == standing.n_items and self.campaign.origin != "typed"
 
-    def n_votes_to_decide(self) -> int | None:
-        """The fewest votes after which the gate of this campaign can decide; None where no gate waits for them."""
-        if self.campaign.plan is None:
-            return None
+    def queue(self) -> tuple[list[Need], Turnout]:
+        """The items that count as the queue sees them when nobody looks at any, and who has voted."""
+        with self._ledger.engine.connect() as connection:
+            self._refresh(connection)
+            answers = answers_in(connection, self._digest)
+        return self._needs("", answers, answers.votes), Turnout(len(answers.raters), False)
+
+    def n_open(self) -> int:
+        """How many unanswered items somebody looks at now."""
         with self._ledger.engine.connect() as connection:
             answers = answers_in(connection, self._digest)
-        return votes_to_look(self._needs("", answers, answers.votes), self.campaign.plan)
+            return open_showings(connection, self._digest, answers, "").total()
+
+    def first_shown(self) -> dict[str, str]:
+        """When each showing was drawn, by its id; those of before this was kept are not among it."""
+        query = select(showings.c.id, showings.c.first_at).where(showings.c.campaign == self._digest)
+        with self._ledger.engine.connect() as connection:
+            return {row.id: row.first_at for row in connection.execute(query) if row.first_at is not None}
+
+    def withdrawn(self) -> frozenset[str]:
+        """The raters of this campaign who have withdrawn."""
+        with self._ledger.engine.connect() as connection:
+            who = connection.execute(
+                select(ratings.c.rater).where(ratings.c.campaign == self._digest).distinct()
+            ).scalars()
+            return frozenset(rater for rater in list(who) if is_withdrawn(connection, rater))
 
     # ------------------------------------------------------------ inside a transaction
 
