@@ -115,6 +115,7 @@ item_texts = Table(
     Column("item", String(64), primary_key=True),
     Column("place", Integer, nullable=False),
     Column("owner", String(128), nullable=True),
+    Column("key", String(16), nullable=True),
     Column("body", Text, nullable=False),
     Column("at", String(32), nullable=False),
     Index("ix_item_texts_owner", "owner"),

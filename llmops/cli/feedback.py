@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import json as jsonlib
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmops.cli.evaluate import endpoint_of
+from llmops.cli.feedback_data import Name, counts, export, import_
+from llmops.cli.insight import insight
 from llmops.cli.output import as_json, progress, table
 from llmops.cli.page import stop, ui
+from llmops.cli.withdraw import taken_back_lines, withdraw
 from llmops.errors import BadRequest, InvalidEvidence
+from llmops.records import Pins
 from llmops.registry.adapters import Registry
 from llmops.schema import JsonDict, short
-from llmops.settings import find_workspace
+from llmops.settings import Workspace, find_workspace
 
 if TYPE_CHECKING:
-    from llmops.feedback.campaign_file import GateCampaign
+    from llmops.feedback.campaign_file import GateCampaign, TrainCampaign, TypedCampaign
     from llmops.ratings.book import RatingBook
     from llmops.records import Campaign
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What people think of answers.")
-
-Name = Annotated[str, typer.Argument(help="The campaign's name, or the start of its digest.")]
 
 
 @app.command("open")
@@ -52,11 +55,7 @@ def open_(
     else:
         if adapter is not None:
             raise BadRequest(f"--adapter: a train campaign asks the models its file names; edit {file}")
-        from llmops.feedback.samples import SampleRequest, open_from_samples
-
-        request = SampleRequest(endpoint or endpoint_of(workspace), concurrency)
-        with progress("sampling") as report:
-            campaign = open_from_samples(registry, config, request, report)
+        campaign = _open_train(workspace, config, file.parent, (endpoint, concurrency))
     if json:
         as_json(campaign.to_dict())
         return
@@ -66,6 +65,10 @@ def open_(
 
 app.command()(ui)
 app.command()(stop)
+app.command()(export)
+app.command("import")(import_)
+app.command()(withdraw)
+app.command()(insight)
 
 
 @app.command("list")
@@ -104,6 +107,9 @@ def show(
         "n_votes": sum(len(given) for given in votes.values()),
         "n_raters": len({row.rater for row in rows}),
     }
+    flagged = taken_back_lines(registry, campaign)
+    if flagged:
+        said["withdrawn"] = flagged
     if campaign.purpose == "train" or book.settled():
         said["outcomes"] = dict(Counter(outcome(given) for given in votes.values()))
     if json:
@@ -114,8 +120,10 @@ def show(
     typer.echo(
         f"standing {said['state']}; {rated}; {said['n_votes']} votes by {said['n_raters']} people in all"
     )
+    for line in flagged:
+        typer.echo(f"flagged  {line}")
     if "outcomes" in said:
-        typer.echo("outcomes " + (_counts(said["outcomes"]) or "none yet"))
+        typer.echo("outcomes " + (counts(said["outcomes"]) or "none yet"))
 
 
 @app.command()
@@ -127,20 +135,17 @@ def ratings(
 
     Refused while a gate campaign lacks votes: who sees how it goes may stop when they like the result.
     """
+    from llmops.feedback.all_ratings import require_settled
     from llmops.ratings.check import verify_ratings
     from llmops.ratings.outcomes import live, vote_of
 
     registry = Registry.of(find_workspace())
     book = _find(registry, name)
-    if book.campaign.purpose == "gate" and not book.settled():
-        standing = book.standing()
-        raise BadRequest(
-            f"campaign {book.campaign.name}: {standing.n_full} of {standing.n_items} items are rated, and nobody looks "
-            f"before all are; rate on, or end it with `llmops feedback close {book.campaign.name}`"
-        )
+    require_settled(book)
     verify_ratings(registry.store, registry.ledger, book.campaign.digest())
     given = book.ratings()
-    counted = {row.digest for row in live(given)}
+    counted, withdrawn = {row.digest for row in live(given)}, book.withdrawn()
+    pins = {item.digest: asdict(Pins.of(book.campaign, item)) for item in book.all_items()}
     rows = [
         {
             "number": row.number,
@@ -150,8 +155,12 @@ def ratings(
             "left": row.left,
             "choice": row.choice,
             "vote": vote_of(row),
+            "scores": row.scores,
+            "tags": list(row.tags),
             "live": row.digest in counted,
+            "withdrawn": row.rater in withdrawn,
             "at": row.at,
+            "pins": pins.get(row.item),
         }
         for row in given
     ]
@@ -175,28 +184,21 @@ def close(name: Name) -> None:
     typer.echo(f"closed   {campaign.name}@{short(campaign.digest())}")
 
 
-@app.command()
-def export(
-    name: Name,
-    output: Annotated[Path | None, typer.Option(help="Write the pairs to this JSONL file, too.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the snapshot.")] = False,
-) -> None:
-    """Freeze a train campaign's votes as preferences; every item is a pair, or dropped with its reason."""
-    from llmops.feedback.export import export_preferences, write_pairs
-    from llmops.ratings.campaigns import find_campaign
+def _open_train(
+    workspace: Workspace,
+    config: TrainCampaign | TypedCampaign,
+    folder: Path,
+    where: tuple[str | None, int],
+) -> Campaign:
+    from llmops.feedback.campaign_file import TypedCampaign
+    from llmops.feedback.samples import SampleRequest, open_for_typed, open_from_samples
 
-    registry = Registry.of(find_workspace())
-    campaign = find_campaign(registry.store, registry.ledger, name)
-    snapshot = export_preferences(registry, campaign)
-    if output is not None:
-        write_pairs(registry, snapshot, output)
-    if json:
-        as_json(snapshot.to_dict())
-        return
-    typer.echo(f"preferences {snapshot.name}@{short(snapshot.digest())}  ({snapshot.licence})")
-    typer.echo(f"pairs    {snapshot.n_pairs} of {campaign.n_items} items")
-    typer.echo(f"dropped  {_counts(snapshot.n_dropped) or 'none'}")
-    typer.echo(f"files    {registry.store.path('preferences', snapshot.artifact)}")
+    registry = Registry.of(workspace)
+    request = SampleRequest(where[0] or endpoint_of(workspace), where[1], folder=folder)
+    if isinstance(config, TypedCampaign):
+        return open_for_typed(registry, config, request)
+    with progress("sampling") as report:
+        return open_from_samples(registry, config, request, report)
 
 
 def _open_gate(registry: Registry, config: GateCampaign, folder: Path, adapter: str) -> Campaign:
@@ -204,6 +206,7 @@ def _open_gate(registry: Registry, config: GateCampaign, folder: Path, adapter: 
     from llmops.data import find_snapshot
     from llmops.data.cases import DatasetCases
     from llmops.evals.gate import baseline_of, load_gate
+    from llmops.evals.gate.people import vote_plan
     from llmops.evals.suite import load_suite
     from llmops.feedback.open import Comparison, open_from_reports
 
@@ -215,8 +218,8 @@ def _open_gate(registry: Registry, config: GateCampaign, folder: Path, adapter: 
     if isinstance(cases, DatasetCases):
         dataset = find_snapshot(registry.store, registry.ledger, cases.name).digest()
     baseline = baseline_of(registry, gate, registry.adapter(adapter))
-    about = Comparison(baseline, suite.config.name, suite.digest, dataset)
-    return open_from_reports(registry, config, about, adapter)
+    about = Comparison(baseline, suite.config.name, suite.digest, dataset, vote_plan(gate))
+    return open_from_reports(registry, config, about, adapter, folder)
 
 
 def _book(registry: Registry, campaign: Campaign) -> RatingBook:
@@ -250,8 +253,4 @@ def _print(campaign: Campaign) -> None:
     typer.echo(f"campaign {campaign.name}@{short(campaign.digest())}  ({campaign.purpose}{kind})")
     typer.echo(f"answers  by {who}{on}{at}{f', from {campaign.origin}' if campaign.origin else ''}")
     typer.echo(f"items    {campaign.n_items}, {campaign.votes_per_item} vote(s) each: {campaign.question}")
-    typer.echo(f"dropped  {_counts(campaign.n_dropped) or 'none'}")
-
-
-def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{reason} {n}" for reason, n in sorted(counts.items()))
+    typer.echo(f"dropped  {counts(campaign.n_dropped) or 'none'}")

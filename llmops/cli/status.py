@@ -16,9 +16,11 @@ from llmops.errors import LlmopsError
 from llmops.ledger import Event
 from llmops.records import Decision, Release
 from llmops.registry.adapters import Registry
+from llmops.registry.graph import build_graph
 from llmops.registry.names import RELEASE_KINDS, NameState, readable_states
 from llmops.registry.releases import verify_release
 from llmops.registry.rollouts import ROLLOUT_KINDS, fold_rollouts
+from llmops.registry.taken_back import is_marked
 from llmops.schema import short
 from llmops.settings import Workspace, find_workspace
 from llmops.upkeep.runs import RUN_KINDS, holding
@@ -48,6 +50,7 @@ def status(json: Annotated[bool, typer.Option("--json", help="Print it as JSON."
         "damaged": damaged,
         "unfinished": _unfinished(registry.ledger.events(*RUN_KINDS)),
         "resumable": _resumable(workspace, registry),
+        "withdrawn": _withdrawn(registry),
         "adapters": len(registry.adapters()),
         "ledger_events": registry.ledger.head()[0],
     }
@@ -103,6 +106,14 @@ def _rollouts(registry: Registry) -> dict[str, list[str]]:
             said = f"{rollout.kind}{share} {models} {state.phase}{override}"
             found.setdefault(rollout.public_name, []).append(said)
     return found
+
+
+def _withdrawn(registry: Registry) -> list[str]:
+    """What rests on ratings that their raters took back, in words; empty while nobody withdrew."""
+    if not registry.ledger.events("rater.withdrawn"):
+        return []
+    nodes = build_graph(registry).nodes.values()
+    return [f"{n.title} {n.problem}" for n in nodes if n.kind != "rating" and is_marked(n)]
 
 
 def _newest_decisions(registry: Registry) -> dict[str, str]:
@@ -217,6 +228,8 @@ def _print(state: dict[str, Any]) -> None:
         typer.echo("names      none released yet")
     for name, reason in state["damaged"].items():
         typer.echo(f"{name:<10} BROKEN: {reason}")
+    for line in state["withdrawn"]:
+        typer.echo(f"flagged    {line}")
     for run, since in state["unfinished"].items():
         if run not in state["resumable"]:
             typer.echo(f"unfinished {run}, since {since}")

@@ -13,13 +13,15 @@ from pathlib import Path
 from llmops.data.containers import read_values
 from llmops.data.conversation import asked_digest, check_conversation, prompt_digest
 from llmops.data.formats import Found, parse, parse_all
-from llmops.records import Dropped, Message, Preference, Row
+from llmops.records import Dropped, Labelled, Message, Preference, Row
 from llmops.schema import JsonDict, canonical_json
 
 __all__ = [
     "asked_digest",
     "canonical_line",
     "check_conversation",
+    "labelled_line",
+    "labelled_of_line",
     "parse_row",
     "prompt_digest",
     "read_any",
@@ -72,3 +74,16 @@ def row_of_line(line: bytes) -> Row:
     data = json.loads(line)
     tools = canonical_json(data["tools"]).decode() if "tools" in data else None
     return Row(tuple(Message.of_turn(m) for m in data["messages"]), data["group"], data["source"], tools)
+
+
+def labelled_line(row: Labelled) -> bytes:
+    """The one line of a judged answer: a conversation's (see `canonical_line`), and its label."""
+    turns = [m.to_turn() for m in (*row.messages, Message("assistant", row.completion))]
+    return canonical_json({"messages": turns, "label": row.good, "group": row.group, "source": row.source})
+
+
+def labelled_of_line(line: bytes) -> Labelled:
+    """The judged answer that `labelled_line` wrote."""
+    data = json.loads(line)
+    messages = tuple(Message.of_turn(m) for m in data["messages"])
+    return Labelled(messages[:-1], messages[-1].content, data["label"], data["group"], data["source"])

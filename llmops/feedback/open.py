@@ -8,15 +8,29 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from llmops.engines.completions import load_answers
 from llmops.errors import BadRequest, InvalidEvidence
-from llmops.feedback.campaign_file import GateCampaign, TrainCampaign
+from llmops.feedback.campaign_file import AnyCampaign, GateCampaign, TypedCampaign
+from llmops.feedback.extras import dress
+from llmops.ratings.added import Owned, add_items
 from llmops.ratings.book import RatingBook
 from llmops.ratings.campaigns import campaigns, is_closed, open_campaign, put_items
-from llmops.records import AdapterRecord, Campaign, Case, Completion, Dropped, EngineSignature, Item, Report
+from llmops.records import (
+    AdapterRecord,
+    Campaign,
+    Case,
+    Completion,
+    Dropped,
+    EngineSignature,
+    Item,
+    Origin,
+    Report,
+    VotePlan,
+)
 from llmops.registry.adapters import Registry
 from llmops.schema import JsonDict, short
 from llmops.settings import now
@@ -35,23 +49,30 @@ class Comparison:
     suite: str
     suite_digest: str
     dataset: str | None  # DatasetSnapshot digest of the suite's cases; None for file cases
+    plan: VotePlan | None = None  # what the gate asks of the votes
 
 
 @dataclass(frozen=True)
 class Answered:
-    """Who answered, and how: what a campaign says of its items, whatever they were made from."""
+    """Who answered, and how: what a campaign says of its items, whatever they were made from.
 
-    systems: tuple[str, str]
+    `folder` is what paths in the campaign's file are relative to.
+    """
+
+    systems: tuple[str, ...]
     reports: tuple[str, str] | None
     dataset: str | None
     base: str
     prompt_contract: str
-    engine: EngineSignature
+    engine: EngineSignature | None
     decoding: JsonDict
+    plan: VotePlan | None = None
+    folder: Path = Path()
+    owners: Mapping[str, str | None] = field(default_factory=dict)  # of captured texts, by the item's digest
 
 
 def open_from_reports(
-    registry: Registry, file: GateCampaign, about: Comparison, adapter: str = "latest"
+    registry: Registry, file: GateCampaign, about: Comparison, adapter: str = "latest", folder: Path = Path()
 ) -> Campaign:
     """Open a campaign on the newest reports of a candidate and its baseline, made in one session.
 
@@ -77,6 +98,8 @@ def open_from_reports(
         prompt_contract=reports[0].prompt_contract,
         engine=reports[0].engine,
         decoding=reports[0].decoding,
+        plan=about.plan,
+        folder=folder,
     )
     return freeze(registry, file, answered, items, dropped)
 
@@ -101,24 +124,24 @@ def require_free_name(registry: Registry, name: str) -> None:
 
 def freeze(
     registry: Registry,
-    file: GateCampaign | TrainCampaign,
+    file: AnyCampaign,
     answered: Answered,
     items: Sequence[Item],
     dropped: Sequence[Dropped],
 ) -> Campaign:
-    """Store the items and open their campaign.
+    """Store the items and open their campaign; those of captured answers lie in the database, not in the store.
 
     Raises:
         BadRequest: there are none.
+        DataError: the campaign's gold file has a line that cannot be used.
         StoreError: the disk did not take it.
     """
     counts = dict(sorted(Counter(d.reason.partition(":")[0] for d in dropped).items()))
-    if not items:
-        why = ", ".join(f"{n} {reason}" for reason, n in counts.items()) or "no prompts"
-        first = f"; first: {dropped[0].source}: {dropped[0].reason}" if dropped else ""
-        raise BadRequest(
-            f"campaign {file.name}: nothing to rate ({why}{first}); change its models or prompts"
-        )
+    if not items and not isinstance(file, TypedCampaign):
+        raise _nothing_to_rate(file, counts, dropped)
+    kind = "compare" if isinstance(file, GateCampaign) else file.kind
+    dressed = dress(file, kind, items, answered.folder)
+    origin = _origin(file)
     campaign = Campaign(
         name=file.name,
         purpose=file.purpose,
@@ -130,14 +153,34 @@ def freeze(
         prompt_contract=answered.prompt_contract,
         engine=answered.engine,
         decoding=answered.decoding,
-        items=put_items(registry.store, items, dropped),
-        n_items=len(items),
+        items=put_items(registry.store, () if origin else dressed.items, dropped),
+        n_items=dressed.n_counting,
         n_dropped=counts,
         votes_per_item=file.votes_per_item,
         created_at=now(),
+        kind=kind,
+        origin=origin,
+        plan=answered.plan,
+        n_gold=dressed.n_gold,
+        n_repeats=dressed.n_repeats,
+        gold_every=dressed.gold_every,
     )
+    if origin is not None:
+        # First: a campaign that is open has its items.
+        owned = [Owned(item, answered.owners.get(item.repeat_of or item.digest)) for item in dressed.items]
+        add_items(registry.ledger, campaign, owned)
     open_campaign(registry.store, registry.ledger, campaign)
     return campaign
+
+
+def _nothing_to_rate(file: AnyCampaign, counts: Mapping[str, int], dropped: Sequence[Dropped]) -> BadRequest:
+    why = ", ".join(f"{n} {reason}" for reason, n in counts.items()) or "no prompts"
+    first = f"; first: {dropped[0].source}: {dropped[0].reason}" if dropped else ""
+    return BadRequest(f"campaign {file.name}: nothing to rate ({why}{first}); change its models or prompts")
+
+
+def _origin(file: AnyCampaign) -> Origin | None:
+    return file.source if isinstance(file, TypedCampaign) else None
 
 
 def same_to_the_eye(first: str, second: str) -> bool:

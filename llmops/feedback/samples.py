@@ -1,4 +1,6 @@
-"""Opening a train campaign: two sampled answers to each prompt of the rate pool, through the endpoint.
+"""Opening a train campaign: sampled answers to prompts of the rate pool, through the endpoint; or one of typed prompts.
+
+To compare, two answers are sampled a prompt; to rate or edit, one.
 
 The client is the one that evaluates: an answer that does not carry the digests of the model and engine that were asked
 is never shown to anyone. Prompts of any gate pool are left out before anything is asked.
@@ -9,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from llmops.data import asked_digest, cases_of, find_snapshot, gate_prompts, load_pool, sample
 from llmops.engines.endpoint import Endpoint, EndpointStatus, Patience, System, engine_digest
 from llmops.engines.systems import load_adapters, system_of
 from llmops.errors import BadRequest, CouldNotRun, InvalidEvidence
-from llmops.feedback.campaign_file import TrainCampaign
+from llmops.feedback.campaign_file import TrainCampaign, TypedCampaign
 from llmops.feedback.open import Answered, freeze, require_free_name, same_to_the_eye
 from llmops.records import AdapterRecord, Campaign, Case, Completion, DatasetSnapshot, Dropped, Item
 from llmops.registry.adapters import Registry
@@ -36,6 +39,8 @@ class SampleRequest:
     endpoint: str
     concurrency: int = 16
     patience: Patience = field(default_factory=Patience)
+    folder: Path = Path()
+    """What paths in the campaign's file are relative to."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class _Sampled:
 def open_from_samples(
     registry: Registry, file: TrainCampaign, request: SampleRequest, progress: Progress = no_progress
 ) -> Campaign:
-    """Sample two answers a prompt and open a campaign on them.
+    """Sample the answers to each prompt and open a campaign on them.
 
     Raises:
         BadRequest: dataset or model do not exist or do not fit the endpoint, the campaign is still being rated, or no
@@ -62,24 +67,59 @@ def open_from_samples(
     require_free_name(registry, file.name)
     snapshot = find_snapshot(registry.store, registry.ledger, file.dataset)
     cases, dropped = _prompts(registry, snapshot, file)
+    sampled = asyncio.run(_sample(file, _models(registry, file), cases, request, progress))
+    answered = _answered(file, sampled.systems, sampled.status, request.folder)
+    answered = replace(answered, dataset=snapshot.digest())
+    return freeze(registry, file, answered, sampled.items, [*dropped, *sampled.dropped])
+
+
+def open_for_typed(registry: Registry, file: TypedCampaign, request: SampleRequest) -> Campaign:
+    """Open a campaign whose prompts raters type; its two models must be there, nothing is asked yet.
+
+    Raises:
+        BadRequest: a model does not exist or does not fit the endpoint, or the campaign is still being rated.
+        InvalidEvidence: adapters were altered.
+        CouldNotRun: the endpoint does not answer.
+    """
+    require_free_name(registry, file.name)
+    models = _models(registry, file)
+    systems, status = asyncio.run(_met(models, request))
+    return freeze(registry, file, _answered(file, systems, status, request.folder), (), ())
+
+
+async def _met(
+    models: Sequence[AdapterRecord | None], request: SampleRequest
+) -> tuple[tuple[System, ...], EndpointStatus]:
+    async with Endpoint(request.endpoint, request.concurrency, request.patience) as endpoint:
+        await load_adapters(endpoint, [record for record in models if record], no_progress)
+        status = await endpoint.status()
+    return tuple(system_of(record, status) if record else status.base for record in models), status
+
+
+def _answered(
+    file: TrainCampaign | TypedCampaign, systems: tuple[System, ...], status: EndpointStatus, folder: Path
+) -> Answered:
+    first, last = systems[0], systems[-1]
+    return Answered(
+        systems=(first.digest, last.digest) if file.kind == "compare" else (first.digest,),
+        reports=None,
+        dataset=None,
+        base=status.base.digest,
+        prompt_contract=first.prompt_contract,
+        engine=status.engine,
+        decoding=file.decoding.decoding(file.seed).model_dump(mode="json"),
+        folder=folder,
+    )
+
+
+def _models(registry: Registry, file: TrainCampaign | TypedCampaign) -> list[AdapterRecord | None]:
     models = [_model(registry, name) for name in file.models]
     digests = [record.adapter if record else BASE for record in models]
     if len(set(digests)) != len(digests):
         raise BadRequest(
             f"campaign {file.name}: {' and '.join(file.models)} are one model; name it once to sample it twice"
         )
-    sampled = asyncio.run(_sample(file, models, cases, request, progress))
-    first, second = sampled.systems[0], sampled.systems[-1]
-    answered = Answered(
-        systems=(first.digest, second.digest),
-        reports=None,
-        dataset=snapshot.digest(),
-        base=sampled.status.base.digest,
-        prompt_contract=first.prompt_contract,
-        engine=sampled.status.engine,
-        decoding=file.decoding.decoding(file.seed).model_dump(mode="json"),
-    )
-    return freeze(registry, file, answered, sampled.items, [*dropped, *sampled.dropped])
+    return models
 
 
 def _prompts(
@@ -156,7 +196,7 @@ class _Sampler:
             async with slots:
                 found = await self._pair(case)
             n_done += 1
-            progress(n_done, len(batch) + len(items) + len(dropped), "prompts answered twice")
+            progress(n_done, len(batch) + len(items) + len(dropped), "prompts answered")
             return found
 
         while waiting and len(items) < wanted:
@@ -173,6 +213,8 @@ class _Sampler:
         reason = ""
         try:
             first = await self._text(case, 0, 0)
+            if self._file.kind != "compare":
+                return await self._single(case, first)
             for attempt in range(N_TRIES):
                 second = await self._text(case, 1, attempt)
                 reason = _unusable(first, second)
@@ -183,6 +225,15 @@ class _Sampler:
         except _Errored as error:
             reason = f"errored: {error}"
         return Dropped(case.source, reason)
+
+    async def _single(self, case: Case, text: str) -> Item | Dropped:
+        for attempt in range(1, N_TRIES):
+            if text.strip():
+                break
+            text = await self._text(case, 0, attempt)
+        if not text.strip():
+            return Dropped(case.source, f"empty answer: in each of {N_TRIES} tries")
+        return Item(case.messages, (text,), case.group, case.source)
 
     async def _text(self, case: Case, which: int, attempt: int) -> str:
         system = self._systems[which]

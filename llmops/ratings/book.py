@@ -21,6 +21,7 @@ from llmops.ratings.campaigns import closed_in, is_added_to, is_closed, load_ite
 from llmops.ratings.moment import LEASE_S, Answers, answers_in, lease_start, open_showings, shown_to
 from llmops.ratings.queue import Need, Turnout, is_gold_due, next_item, repeat_for
 from llmops.ratings.raters import MAX_RATER_CHARACTERS, require_rater
+from llmops.ratings.record import CampaignRows
 from llmops.ratings.rows import Answer, Draft, read_ratings, require_answer, said_by, write_rating
 from llmops.ratings.withdrawn import is_withdrawn, withdrawn_in, without
 from llmops.records import Campaign, Item, Pins, Rating
@@ -53,14 +54,12 @@ class Standing:
     n_mine: int
 
 
-class RatingBook:
-    """The showings and ratings of one campaign."""
+class RatingBook(CampaignRows):
+    """The showings and ratings of one campaign: its rows, and what is written among them."""
 
     def __init__(self, store: Store, ledger: Ledger, campaign: Campaign) -> None:
         """Read the campaign's items (verified)."""
-        self.campaign = campaign
-        self._digest = campaign.digest()
-        self._ledger = ledger
+        super().__init__(ledger, campaign)
         self._all = load_items(store, campaign)
         if is_added_to(campaign):
             with ledger.engine.connect() as connection:
@@ -156,11 +155,6 @@ class RatingBook:
             self._refresh(connection)
             return self._show(connection, new[0], who, {}) if new and who else None
 
-    def ratings(self) -> list[Rating]:
-        """All ratings of the campaign, superseded ones too, by number."""
-        with self._ledger.engine.connect() as connection:
-            return read_ratings(connection, ratings.c.campaign == self._digest)
-
     def evidence(self) -> list[Rating]:
         """The ratings that count, superseded ones too: neither of gold items or repeats, nor of raters who withdrew."""
         with self._ledger.engine.connect() as connection:
@@ -203,26 +197,6 @@ class RatingBook:
             self._refresh(connection)
             answers = answers_in(connection, self._digest)
         return self._needs("", answers, answers.votes), Turnout(len(answers.raters), False)
-
-    def n_open(self) -> int:
-        """How many unanswered items somebody looks at now."""
-        with self._ledger.engine.connect() as connection:
-            answers = answers_in(connection, self._digest)
-            return open_showings(connection, self._digest, answers, "").total()
-
-    def first_shown(self) -> dict[str, str]:
-        """When each showing was drawn, by its id; those of before this was kept are not among it."""
-        query = select(showings.c.id, showings.c.first_at).where(showings.c.campaign == self._digest)
-        with self._ledger.engine.connect() as connection:
-            return {row.id: row.first_at for row in connection.execute(query) if row.first_at is not None}
-
-    def withdrawn(self) -> frozenset[str]:
-        """The raters of this campaign who have withdrawn."""
-        with self._ledger.engine.connect() as connection:
-            who = connection.execute(
-                select(ratings.c.rater).where(ratings.c.campaign == self._digest).distinct()
-            ).scalars()
-            return frozenset(rater for rater in list(who) if is_withdrawn(connection, rater))
 
     # ------------------------------------------------------------ inside a transaction
 

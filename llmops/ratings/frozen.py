@@ -16,6 +16,7 @@ from llmops.errors import InvalidEvidence
 from llmops.ledger import Ledger
 from llmops.ratings.check import verify_ratings
 from llmops.ratings.outcomes import live, rating_of, vote_of
+from llmops.ratings.withdrawn import withdrawn_ratings
 from llmops.records import Campaign, Rating, RatingEvidence
 from llmops.schema import canonical_json, short
 from llmops.store import Store
@@ -36,6 +37,26 @@ def freeze_votes(store: Store, rows: Iterable[Rating]) -> str:
             canonical_json({"rating": row.digest, "item": row.item, "rater": rater, "vote": vote}) + b"\n"
         )
     return store.put_files("votes", {VOTES_FILE: b"".join(lines)})
+
+
+def votes_of(store: Store, evidence: RatingEvidence) -> list[str]:
+    """Digests of the ratings that a decision counted.
+
+    Raises:
+        InvalidEvidence: the frozen votes are gone or altered.
+    """
+    folder = store.verify("votes", evidence.votes)
+    return [str(json.loads(line)["rating"]) for line in (folder / VOTES_FILE).read_bytes().splitlines()]
+
+
+def n_taken_back(store: Store, ledger: Ledger, evidence: RatingEvidence) -> int:
+    """How many of the votes that a decision counted were taken back by their raters since.
+
+    Raises:
+        InvalidEvidence: the frozen votes are gone or altered.
+    """
+    gone = withdrawn_ratings(ledger)
+    return sum(rating in gone for rating in votes_of(store, evidence)) if gone else 0
 
 
 def verify_votes(store: Store, ledger: Ledger, evidence: RatingEvidence) -> None:

@@ -14,7 +14,6 @@ from llmops.ratings.agreement import Agreed, Kappa, krippendorff_alpha, pairwise
 from llmops.ratings.book import RatingBook
 from llmops.ratings.needs import GateNeeds, gate_needs
 from llmops.ratings.outcomes import is_answer, live, outcome, vote_of, votes_by_item
-from llmops.ratings.raters import is_imported
 from llmops.ratings.strength import Duel, Strength, strengths
 from llmops.ratings.watch import RaterInsight, Share, Watched, rater_insights, share
 from llmops.records import Campaign, Item, Rating
@@ -71,47 +70,47 @@ def insight(book: RatingBook) -> Insight:
     Raises:
         InvalidEvidence: an item's text was altered.
     """
-    campaign, items = book.campaign, book.items()
-    every = live(book.ratings())
+    campaign, every = book.campaign, live(book.ratings())
     rows = [row for row in live(book.evidence()) if is_answer(row)]
-    asked = {item.digest for item in items}
     answers = [row for row in every if is_answer(row)]
-    watched = Watched(
+    people = rater_insights(_watched(book, every, answers))
+    heard = [person for person in people if not person.withdrawn]
+    n_votes = Counter(row.item for row in rows)
+    standing = book.standing()
+    told, board, withheld = _results(book, rows)
+    return Insight(
+        campaign=campaign.name,
+        digest=campaign.digest(),
+        kind=campaign.kind,
+        purpose=campaign.purpose,
+        n_items=standing.n_items,
+        n_full=standing.n_full,
+        n_votes=len(rows),
+        n_open=book.n_open(),
+        items_by_votes=dict(sorted(Counter(n_votes[item.digest] for item in book.items()).items())),
+        by_hour=tuple(sorted(Counter(row.at[:13] for row in answers).items())),
+        raters=tuple(people),
+        agreement=_agreement(rows),
+        kappas=tuple(pairwise_kappas(_said_by_rater(rows))),
+        scores=tuple(_scores(rows)),
+        left=_joined(person.left for person in heard),
+        gold=_joined(person.gold for person in heard),
+        repeats=_joined(person.repeats for person in heard),
+        outcomes=told,
+        leaderboard=board,
+        withheld=withheld,
+        needs=gate_needs(book),
+    )
+
+
+def _watched(book: RatingBook, every: Sequence[Rating], answers: Sequence[Rating]) -> Watched:
+    return Watched(
         answers=answers,
         skipped=[row for row in every if row.choice == "skip"],
         items={item.digest: item for item in book.all_items()},
         first_shown=book.first_shown(),
         withdrawn=book.withdrawn(),
     )
-    people = rater_insights(watched)
-    n_votes = Counter(row.item for row in rows)
-    told, board, withheld = _results(book, rows)
-    # Of imported answers nobody knows on which side they stood.
-    trusted = [row for row in answers if row.rater not in watched.withdrawn and not is_imported(row.rater)]
-    standing = book.standing()
-    return Insight(
-        campaign=campaign.name,
-        digest=campaign.digest(),
-        kind=campaign.kind,
-        purpose=campaign.purpose,
-        n_items=len(items),
-        n_full=standing.n_full,
-        n_votes=len(rows),
-        n_open=book.n_open(),
-        items_by_votes=dict(sorted(Counter(n_votes[digest] for digest in asked).items())),
-        by_hour=tuple(sorted(Counter(row.at[:13] for row in answers).items())),
-        raters=tuple(people),
-        agreement=_agreement(rows),
-        kappas=tuple(pairwise_kappas(_said_by_rater(rows))),
-        scores=tuple(_scores(rows)),
-        left=share([row.choice == "left" for row in trusted if row.preferred is not None]),
-        gold=_joined(person.gold for person in people if not person.withdrawn),
-        repeats=_joined(person.repeats for person in people if not person.withdrawn),
-        outcomes=told,
-        leaderboard=board,
-        withheld=withheld,
-        needs=gate_needs(book),
-    )  # fmt: skip
 
 
 def value_of(row: Rating) -> str | None:
@@ -125,7 +124,7 @@ def duels(items: Iterable[Item], campaign: Campaign, rows: Iterable[Rating]) -> 
     found = []
     for row in rows:
         vote = vote_of(row)
-        if vote in WORTH and row.item in systems:
+        if vote in WORTH and len(systems.get(row.item, ())) == 2:
             first, second = systems[row.item]
             found.append(Duel(row.item, first, second, WORTH[vote]))
     return found
@@ -143,11 +142,7 @@ def _results(
     told = dict(Counter[str](outcome(votes) for votes in votes_by_item(rows).values()))
     pairs = [d for d in duels(book.items(), campaign, rows) if d.first != d.second]
     if not pairs:
-        return (
-            told,
-            None,
-            "no votes between two systems yet" if campaign.systems[0] != campaign.systems[-1] else None,
-        )
+        return told, None, "there are no votes between two systems that are known"
     board = strengths(pairs)
     if not board:
         return told, None, "some systems were never compared, not even through others"

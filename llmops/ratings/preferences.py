@@ -7,11 +7,14 @@ Which votes become pairs is decided by `llmops.feedback.export`; here they are o
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from llmops.errors import BadRequest, InvalidEvidence
 from llmops.ledger import Ledger
+from llmops.ratings.origins import require_standing
+from llmops.ratings.withdrawn import withdrawn_ratings
 from llmops.records import Message, Preference, PreferenceSnapshot
 from llmops.schema import canonical_json, short
 from llmops.store import Store
@@ -29,18 +32,38 @@ class DroppedItem:
     reason: str
 
 
-def put_preferences(store: Store, pairs: Iterable[Preference], dropped: Iterable[DroppedItem]) -> str:
-    """Freeze pairs and what was dropped, in their order; returns the digest of the stored files."""
+def put_preferences(
+    store: Store,
+    pairs: Iterable[Preference],
+    dropped: Iterable[DroppedItem],
+    others: Mapping[str, bytes] = MappingProxyType({}),
+) -> str:
+    """Freeze pairs and what was dropped, in their order, with other files; returns the digest of the stored files."""
     rows = ({"item": d.item, "source": d.source, "reason": d.reason} for d in dropped)
     files = {
         PAIRS_FILE: b"".join(preference_line(pair) + b"\n" for pair in pairs),
         DROPPED_FILE: b"".join(canonical_json(row) + b"\n" for row in rows),
+        **others,
     }
     return store.put_files("preferences", files)
 
 
 def find_preferences(store: Store, ledger: Ledger, name: str) -> PreferenceSnapshot:
     """The newest preference snapshot of a name, which is the name of the campaign it comes from.
+
+    Raises:
+        BadRequest: none was exported, or pairs of it rest on ratings that were taken back since.
+        InvalidEvidence: its record is gone from the store, or altered.
+    """
+    snapshot = newest_preferences(store, ledger, name)
+    if withdrawn_ratings(ledger):
+        behind = [pair.ratings for pair in load_pairs(store, snapshot)]
+        require_standing(ledger, f"preferences {name}", behind, f"llmops feedback export {name}")
+    return snapshot
+
+
+def newest_preferences(store: Store, ledger: Ledger, name: str) -> PreferenceSnapshot:
+    """`find_preferences`, whatever became of the ratings.
 
     Raises:
         BadRequest: none was exported.

@@ -95,6 +95,7 @@ class Campaign(Record):
         "n_gold",
         "n_repeats",
         "gold_every",
+        "licence",
     )
     name: str
     purpose: Purpose
@@ -118,6 +119,7 @@ class Campaign(Record):
     n_gold: int = 0
     n_repeats: int = 0
     gold_every: int = 0  # one item in so many is a gold one
+    licence: str | None = None  # of answers that were brought from elsewhere
 
 
 @dataclass(frozen=True)

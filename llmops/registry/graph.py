@@ -14,11 +14,13 @@ from llmops.db import ratings
 from llmops.errors import InvalidEvidence
 from llmops.ledger import Event, Ledger
 from llmops.ratings.outcomes import rating_of
+from llmops.ratings.withdrawn import withdrawn_ratings
 from llmops.records import Rating
 from llmops.registry.adapters import Registry
 from llmops.registry.names import RELEASE_KINDS, readable_anchors, readable_states
 from llmops.registry.nodes import LATEST, Edge, Graph, Kind, Node
 from llmops.registry.sources import READERS, Known, Sources
+from llmops.registry.taken_back import marked
 from llmops.schema import short
 from llmops.store import Store
 
@@ -53,7 +55,8 @@ def build_graph(registry: Registry) -> Graph:
     fold = _Fold(_sources(registry, events), events)
     fold.things()
     fold.names(registry.store)
-    return Graph(fold.nodes.values(), fold.edges, fold.called, fold.parts, _chain(registry))
+    nodes = marked(fold.nodes, fold.edges, withdrawn_ratings(registry.ledger))
+    return Graph(nodes.values(), fold.edges, fold.called, fold.parts, _chain(registry))
 
 
 def _whole(event: Event) -> bool:

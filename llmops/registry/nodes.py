@@ -43,7 +43,7 @@ class Node:
     """One thing that was made: `id` is its digest; of a public name the name itself, which no digest can be.
 
     `name` is what people call it: of a rating its number, of a report the model, of an approval the approver.
-    `problem` says why it cannot be relied on: MISSING, CHANGED or UNREADABLE, with the reason.
+    `problem` says why it cannot be relied on: MISSING, CHANGED, UNREADABLE or WITHDRAWN, with the reason.
     """
 
     kind: Kind

@@ -14,7 +14,7 @@ from typing import Literal
 from llmops.engines.servability import require_servable
 from llmops.errors import ApprovalsMissing, BadRequest, InvalidEvidence, LlmopsError, ReleaseRefused
 from llmops.ledger import Event
-from llmops.ratings.frozen import verify_votes
+from llmops.ratings.frozen import n_taken_back, verify_votes
 from llmops.records import (
     AdapterRecord,
     Decision,
@@ -61,6 +61,7 @@ def request_promotion(
     require_same_baseline(found, state)
     if engine is not None:
         require_same_engine(found, engine, name)
+    _require_standing_votes(registry, found, name)
     approvals = _required_approvals(registry, found, name)
     return _request(registry, state, _Move("promote", found.candidate, digest, approvals))
 
@@ -85,6 +86,22 @@ def _required_approvals(registry: Registry, decision: Decision, name: str) -> tu
             digest,
         )
     return tuple(approval.digest() for approval in given[: decision.n_approvals])
+
+
+def _require_standing_votes(registry: Registry, decision: Decision, name: str) -> None:
+    """Refuse to act on a decision whose votes were taken back since. What stands on it already goes on serving.
+
+    Raises:
+        InvalidEvidence: says how many.
+    """
+    if decision.ratings is None:
+        return
+    n = n_taken_back(registry.store, registry.ledger, decision.ratings)
+    if n:
+        raise InvalidEvidence(
+            f"release {name}: {n} of {decision.ratings.n_votes} votes behind decision {short(decision.digest())} were "
+            "taken back by their raters; open the campaign again, then `llmops gate check`"
+        )
 
 
 def _measured_anew(registry: Registry, state: NameState, decision: Decision) -> bool:

@@ -16,6 +16,7 @@ from llmops.ledger import Event
 from llmops.manifest import RECORD, sha256_file
 from llmops.ratings.campaigns import load_items
 from llmops.ratings.frozen import VOTES_FILE
+from llmops.ratings.origins import origins_of
 from llmops.ratings.preferences import load_pairs
 from llmops.records import (
     AdapterRecord,
@@ -97,7 +98,15 @@ def _dataset(sources: Sources, digest: str, events: Events) -> Known:
         return Known(_said(events, "name"), at=_at(events), problem=problem)
     rows = ", ".join(f"{n} {pool}" for pool, n in record.n_rows.items())
     files = sources.files("dataset", record.artifact)
-    return Known(record.name, f"{rows} rows", _at(events), (), (record.artifact,), files)
+    campaigns = dict.fromkeys(str(e.body["campaign"]) for e in events if "campaign" in e.body)
+    links: list[Link] = [("made from", "campaign", campaign) for campaign in campaigns]
+    if links:
+        try:
+            behind = origins_of(sources.store, record.artifact)
+            links += [("made from", "rating", r) for r in dict.fromkeys(r for row in behind for r in row)]
+        except InvalidEvidence as error:
+            files = sources.broken("dataset", record.artifact, error)
+    return Known(record.name, f"{rows} rows", _at(events), tuple(links), (record.artifact,), files)
 
 
 def _adapter(sources: Sources, digest: str, events: Events) -> Known:

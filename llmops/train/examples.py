@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops.chat import Tokenizer
+from llmops.data.rows import labelled_of_line
 from llmops.data.snapshot import stored_pool
 from llmops.data.stored import StoredRows
 from llmops.errors import InvalidEvidence
@@ -22,11 +23,18 @@ from llmops.records import (
 )
 from llmops.registry.adapters import Registry
 from llmops.schema import Progress
-from llmops.train.frozen import TRAIN_FILE, Asked, Frozen, freeze_judged, freeze_preferences, labelled_of_line
+from llmops.train.frozen import (
+    TRAIN_FILE,
+    Asked,
+    Frozen,
+    freeze_judged,
+    freeze_preferences,
+    read_judged,
+)
 from llmops.train.gate import Gate
 from llmops.train.pairs import encode_all_judged, encode_pairs, judged_of_pairs, read_preferences
 from llmops.train.prompts import prompts_of_rows
-from llmops.train.recipe import Distill, EndpointTeacher, Grpo, Kto, PreferenceSource, Recipe
+from llmops.train.recipe import DatasetSource, Distill, EndpointTeacher, Grpo, Kto, PreferenceSource, Recipe
 from llmops.train.rows import Examples, Source, encode_rows, read_source
 from llmops.train.teacher import answered
 
@@ -65,6 +73,8 @@ def read_examples(
         if isinstance(recipe.method, Distill) and isinstance(recipe.method.teacher, EndpointTeacher):
             source = answered(source, recipe, recipe.method.teacher, registry, gate.progress)
         return encode_found(source, recipe, encoder, gate.progress)
+    if "judged" in recipe.method.learns_from and isinstance(recipe.data, DatasetSource):
+        return encode_found(read_judged(recipe.data.name, registry, gate), recipe, encoder, gate.progress)
     if "judged" in recipe.method.learns_from:
         return encode_found(freeze_judged(asked, registry), recipe, encoder, gate.progress)
     frozen = freeze_preferences(asked, registry)

@@ -15,20 +15,21 @@ from typing import Any, Generic, TypeVar
 from llmops.data.quality import Assessed
 from llmops.data.quality.pii import redact_row
 from llmops.data.quarantine import DROPPED_FILE, dropped_lines
-from llmops.data.rows import canonical_line, row_of_line
+from llmops.data.rows import canonical_line, labelled_line, labelled_of_line, row_of_line
+from llmops.data.snapshot import find_snapshot
 from llmops.data.stored import StoredRows
+from llmops.errors import BadRequest
+from llmops.ratings.origins import require_dataset_standing
 from llmops.ratings.preferences import PAIRS_FILE, preference_line, preference_of_line
 from llmops.records import (
     DatasetSnapshot,
     Dropped,
     Labelled,
-    Message,
     Preference,
     PreferenceSnapshot,
     Row,
 )
 from llmops.registry.adapters import Registry
-from llmops.schema import canonical_json
 from llmops.train.gate import UNCHECKED, Gate
 from llmops.train.gather import NOT_DRAWN_FILE, Account, Gathering, Wanted, gather
 from llmops.train.recipe import Recipe
@@ -95,16 +96,40 @@ def freeze_preferences(asked: Asked, registry: Registry) -> Frozen[PreferenceSna
     return Frozen(snapshot, StoredRows(path, preference_of_line), tuple(account.dropped))
 
 
+def read_judged(name: str, registry: Registry, gate: Gate) -> Frozen[DatasetSnapshot, Labelled]:
+    """The judged answers of a dataset, as `llmops feedback export --as kto` has frozen them.
+
+    Raises:
+        BadRequest: there is no such dataset, it holds conversations, or rests on ratings that were taken back.
+        InvalidEvidence: the snapshot was altered.
+        DataError: the gate refuses them.
+    """
+    snapshot = find_snapshot(registry.store, registry.ledger, name)
+    require_dataset_standing(registry.store, registry.ledger, snapshot)
+    path = registry.store.verify("dataset", snapshot.artifact) / TRAIN_FILE
+    with path.open("rb") as file:
+        if "label" not in json.loads(file.readline() or b"{}"):
+            raise BadRequest(
+                f"dataset {name}: holds conversations, where judged answers are needed; "
+                "`llmops feedback export --as kto` makes some"
+            )
+    rows = StoredRows(path, labelled_of_line)
+    checked = gate.check(rows)
+    if not checked.changed:
+        return Frozen(snapshot, rows, ())
+    return freeze_rest(snapshot, checked, registry, labelled_line)
+
+
 def freeze_rest(
-    snapshot: DatasetSnapshot, checked: Assessed[Row], registry: Registry
-) -> Frozen[DatasetSnapshot, Row]:
+    snapshot: DatasetSnapshot, checked: Assessed[T], registry: Registry, line: Callable[[T], bytes]
+) -> Frozen[DatasetSnapshot, T]:
     """The rows of a snapshot that its checks left, as a snapshot of their own under the same name.
 
     Raises:
         StoreError: the disk did not take it.
     """
     files = {
-        TRAIN_FILE: b"".join(canonical_line(row) + b"\n" for row in checked.rows),
+        TRAIN_FILE: b"".join(line(row) + b"\n" for row in checked.rows),
         DROPPED_FILE: dropped_lines(checked.dropped),
     }
     rest = replace(
@@ -120,19 +145,6 @@ def freeze_rest(
 def counts_with(counts: Mapping[str, int], dropped: Sequence[Dropped]) -> dict[str, int]:
     """Dropped rows by reason, with more of them."""
     return dict(sorted((Counter(counts) + Counter(d.kind for d in dropped)).items()))
-
-
-def labelled_line(row: Labelled) -> bytes:
-    """The one line of a judged answer: a conversation's (see `canonical_line`), and its label."""
-    turns = [m.to_turn() for m in (*row.messages, Message("assistant", row.completion))]
-    return canonical_json({"messages": turns, "label": row.good, "group": row.group, "source": row.source})
-
-
-def labelled_of_line(line: bytes) -> Labelled:
-    """The judged answer that `labelled_line` wrote."""
-    data = json.loads(line)
-    messages = tuple(Message.of_turn(m) for m in data["messages"])
-    return Labelled(messages[:-1], messages[-1].content, data["label"], data["group"], data["source"])
 
 
 def _freeze_dataset(asked: Asked, registry: Registry, form: LearnsFrom) -> Frozen[DatasetSnapshot, Any]:

@@ -16,6 +16,7 @@ from llmops.data.quarantine import DROPPED_FILE, dropped_lines
 from llmops.data.snapshot import find_snapshot, stored_pool
 from llmops.data.sources import open_source
 from llmops.errors import DataError
+from llmops.ratings.origins import require_dataset_standing
 from llmops.ratings.preferences import find_preferences, load_pairs
 from llmops.records import Dropped, Labelled, Preference, Row
 from llmops.registry.adapters import Registry
@@ -75,6 +76,7 @@ def open_part(part: MixturePart, folder: Path, registry: Registry) -> Iterator[O
     source = part.source
     if isinstance(source, DatasetSource):
         snapshot = find_snapshot(registry.store, registry.ledger, source.name)
+        require_dataset_standing(registry.store, registry.ledger, snapshot)
         rows = stored_pool(registry.store, snapshot, source.pool)
         yield Opened(f"dataset {source.name}@{short(snapshot.digest())}", "snapshot", Row, rows)
     elif isinstance(source, PreferenceSource):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from llmops.chat import Encoder, Tokenizer, in_chunks
+from llmops.data.rows import labelled_line
 from llmops.errors import RowRefused
 from llmops.ratings.preferences import DroppedItem, find_preferences, load_pairs, put_preferences
 from llmops.records import (
@@ -22,7 +23,7 @@ from llmops.records import (
 )
 from llmops.registry.adapters import Registry
 from llmops.schema import canonical_json
-from llmops.train.frozen import Frozen, counts_with, labelled_line
+from llmops.train.frozen import Frozen, counts_with
 from llmops.train.gate import UNCHECKED, Gate
 from llmops.train.recipe import PreferenceSource, Recipe
 from llmops.train.rows import Examples, Judged, Pair, hold_out, too_long

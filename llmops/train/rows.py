@@ -14,9 +14,11 @@ from typing import Generic, Protocol, TypeVar, overload
 
 from llmops.chat import Encoder, Tokenizer, encode_many
 from llmops.data.quarantine import row_text
+from llmops.data.rows import canonical_line
 from llmops.data.snapshot import find_snapshot, stored_pool
 from llmops.data.stored import StoredRows
 from llmops.errors import RowRefused
+from llmops.ratings.origins import require_dataset_standing
 from llmops.records import DatasetSnapshot, Dropped, Message, PreferenceSnapshot, PromptContract, Row
 from llmops.registry.adapters import Registry
 from llmops.schema import Progress
@@ -153,18 +155,19 @@ def read_source(
         gate: checks the rows; its progress is told what is read, and in which format.
 
     Raises:
-        BadRequest: the dataset has no snapshot.
+        BadRequest: the dataset has no snapshot, or rests on ratings that were taken back.
         DataError: the data cannot be read, holds something else, or is refused by the gate.
         InvalidEvidence: the snapshot was altered.
         LlmopsError: hub, database or endpoint cannot be reached, or the disk did not take it.
     """
     if isinstance(data, DatasetSource):
         snapshot = find_snapshot(registry.store, registry.ledger, data.name)
+        require_dataset_standing(registry.store, registry.ledger, snapshot)
         rows = stored_pool(registry.store, snapshot, data.pool)
         checked = gate.check(rows)
         if not checked.changed:
             return Source(snapshot, rows, ())
-        frozen = freeze_rest(snapshot, checked, registry)
+        frozen = freeze_rest(snapshot, checked, registry, canonical_line)
     else:
         frozen = freeze_rows(Asked(data, name, folder, gate), registry)
     return Source(frozen.snapshot, frozen.rows, frozen.dropped)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from llmops.ledger import Ledger
 from llmops.ratings.book import RatingBook
@@ -28,14 +28,17 @@ def make_campaign(
     votes_per_item: int = 1,
     name: str = "docs",
     dataset: str | None = None,
+    **more: Any,
 ) -> Campaign:
-    """Open a campaign over these items."""
+    """Open a campaign over these items; `more` are further fields of the record."""
     store = Store.of(workspace)
+    single = more.get("kind", "compare") != "compare"
     campaign = Campaign(
-        name=name, purpose=purpose, question="Which is better?", systems=("a" * 64, "b" * 64),
+        name=name, purpose=purpose, question="Which is better?",
+        systems=("a" * 64,) if single else ("a" * 64, "b" * 64),
         reports=("c" * 64, "d" * 64) if purpose == "gate" else None, dataset=dataset, base="b" * 64,
         prompt_contract="e" * 64, engine=ENGINE, decoding={"temperature": 0.8}, items=put_items(store, items),
-        n_items=len(items), n_dropped={}, votes_per_item=votes_per_item, created_at=now(),
+        n_items=sum(i.counts for i in items), n_dropped={}, votes_per_item=votes_per_item, created_at=now(), **more,
     )  # fmt: skip
     open_campaign(store, Ledger.of(workspace), campaign)
     return campaign

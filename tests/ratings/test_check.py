@@ -13,7 +13,7 @@ from llmops.db import ratings, showings, writing
 from llmops.errors import InvalidEvidence
 from llmops.ledger import Ledger
 from llmops.ratings.check import verify_ratings
-from llmops.ratings.outcomes import live, outcome, votes_by_item
+from llmops.ratings.outcomes import OF_THE_ROW, live, outcome, votes_by_item
 from llmops.records import Campaign, Rating
 from llmops.settings import Workspace
 from llmops.store import Store
@@ -45,7 +45,7 @@ def edited(number: int, /, **values: object) -> Callable[[Connection], object]:
 def forged(connection: Connection) -> None:
     """An answer changed together with the row's own digest."""
     row = connection.execute(select(ratings).where(ratings.c.number == 2)).mappings().one()
-    fields = {k: v for k, v in row.items() if k not in ("digest", "live")} | {"choice": "both_bad"}
+    fields = {k: v for k, v in row.items() if k not in OF_THE_ROW} | {"choice": "both_bad"}
     edited(2, choice="both_bad", digest=Rating(**fields).digest)(connection)
 
 

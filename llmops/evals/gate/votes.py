@@ -20,10 +20,13 @@ from llmops.evals.gate.vote_checks import Electorate, question_of, uncounted, vo
 from llmops.ratings.agreement import krippendorff_alpha
 from llmops.ratings.book import RatingBook
 from llmops.ratings.campaigns import close_campaign
+from llmops.ratings.frozen import votes_of
 from llmops.ratings.looks import reached
 from llmops.ratings.outcomes import Vote, live, vote_of
-from llmops.records import Campaign, Rating, RatingEvidence
+from llmops.ratings.withdrawn import withdrawn_ratings
+from llmops.records import Campaign, Decision, Rating, RatingEvidence
 from llmops.registry.adapters import Registry
+from llmops.schema import short
 
 if TYPE_CHECKING:
     from llmops.evals.review import Evidence
@@ -69,6 +72,7 @@ def count_votes(registry: Registry, gate: GateConfig, evidence: Evidence) -> Cou
     # Before the ratings: those it speaks of are then read.
     n_full = None if book.settled() else book.standing().n_full
     verify_items(registry, book, evidence.answers)
+    _require_unseen(registry, campaign)
     ballot = _ballot(rules, book, n_full)
     if isinstance(ballot, str):
         return _not_counted(gate, rules, n_full or 0, _next_look(rules, campaign, n_full or 0), ballot)
@@ -81,9 +85,11 @@ def count_votes(registry: Registry, gate: GateConfig, evidence: Evidence) -> Cou
     lines = [
         _with_advice(rules, line) for line in vote_lines(rules, voters, gate.level, gate.power, ballot.look)
     ]
-    if len(about) > 1:
-        note = f"; newest of {len(about)} campaigns about these reports"
-        lines = [replace(line, check=replace(line.check, method=line.check.method + note)) for line in lines]
+    notes = [f"newest of {len(about)} campaigns about these reports"] if len(about) > 1 else []
+    if left_out := book.withdrawn():
+        notes.append(f"without the votes of {len(left_out)} rater(s) who withdrew")
+    note = "".join(f"; {note}" for note in notes)
+    lines = [replace(line, check=replace(line.check, method=line.check.method + note)) for line in lines]
     counted = Counted(lines, frozen(registry, campaign, ballot.rows, voters.outcomes))
     # Whoever has seen the result must not change a vote and ask again; between looks people go on.
     if n_full is None or _is_over(rules, ballot, lines):
@@ -110,6 +116,31 @@ def _ballot(rules: RatingRules, book: RatingBook, n_full: int | None) -> _Ballot
             f"`llmops feedback ui {campaign.name}`, or end it with `llmops feedback close {campaign.name}`"
         )
     return _Ballot(tuple(row for row in live(rows) if vote_of(row) is not None))
+
+
+def _require_unseen(registry: Registry, campaign: Campaign) -> None:
+    """Refuse a campaign whose votes were counted before some of them were taken back.
+
+    As long as nobody has seen a result, votes that are taken back are simply not there. Afterwards leaving them out
+    would be choosing: whoever asks a rater to withdraw knows what it does to the number.
+
+    Raises:
+        InvalidEvidence: names the decision that counted them.
+    """
+    gone = withdrawn_ratings(registry.ledger)
+    if not gone:
+        return
+    digest = campaign.digest()
+    for event in registry.ledger.events("decision.made"):
+        evidence = registry.store.get_record(Decision, str(event.body["decision"])).ratings
+        if evidence is None or evidence.campaign != digest:
+            continue
+        n = sum(rating in gone for rating in votes_of(registry.store, evidence))
+        if n:
+            raise InvalidEvidence(
+                f"votes: {n} of the {evidence.n_votes} votes that decision {short(str(event.body['decision']))} "
+                "counted were taken back since, when its result was known; open the campaign again and rate anew"
+            )
 
 
 def _next_look(rules: RatingRules, campaign: Campaign, n_full: int) -> int:

@@ -41,6 +41,7 @@ def upgrade() -> None:
         sa.Column("item", sa.String(64), primary_key=True),
         sa.Column("place", sa.Integer, nullable=False),
         sa.Column("owner", sa.String(128), nullable=True),
+        sa.Column("key", sa.String(16), nullable=True),
         sa.Column("body", sa.Text, nullable=False),
         sa.Column("at", sa.String(32), nullable=False),
     )

@@ -175,7 +175,7 @@ class Recipe(Optimizing):
             raise ValueError(
                 f"preferences are for method dpo, kto or orpo, not {method.kind}; set one of them, or give other data"
             )
-        if "dataset" in kinds and "conversations" not in method.learns_from:
+        if "dataset" in kinds and not {"conversations", "judged"} & set(method.learns_from):
             raise ValueError(
                 f"method {method.kind} learns from pairs; give {{kind: preferences, name: CAMPAIGN}}, or files of them"
             )
