@@ -93,7 +93,9 @@ def _is_one_of(place: int, frac: float) -> bool:
     >>> [i for i in range(10) if _is_one_of(i, 0.3)]
     [0, 4, 7]
     """
-    return int(place * frac + 1 - 1e-9) > int((place - 1) * frac + 1 - 1e-9) if place else frac > 0
+    if place == 0:
+        return frac > 0
+    return int(place * frac + 1e-9) > int((place - 1) * frac + 1e-9)
 
 
 def _gold(file: AnyCampaign, kind: CampaignKind, folder: Path) -> Iterator[Item]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from llmops.records import Rating
+from llmops.schema import canonical_json
 
 Vote = Literal["first", "second", "tie", "both_bad"]
 Outcome = Literal["first", "second", "tie", "both_bad", "split"]
@@ -29,6 +30,15 @@ def rating_of(row: Mapping[str, Any]) -> Rating:
     said["tags"] = tuple(json.loads(said.get("tags") or "[]"))
     said["scores"] = json.loads(said.get("scores") or "{}")
     return Rating(**said)
+
+
+def row_of(rating: Rating) -> dict[str, Any]:
+    """The columns of a rating's row; its own claims are added where it is written."""
+    spelt = {name: canonical_json(getattr(rating, name)).decode() for name in ("tags", "scores")}
+    return {
+        **rating.__dict__,
+        **{name: text if getattr(rating, name) else None for name, text in spelt.items()},
+    }
 
 
 def live(ratings: Iterable[Rating]) -> list[Rating]:

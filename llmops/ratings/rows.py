@@ -13,9 +13,9 @@ from sqlalchemy import Connection, func, select, update
 from llmops.db import events, rating_texts, ratings
 from llmops.errors import BadRequest
 from llmops.ledger import append_event
-from llmops.ratings.outcomes import rating_of
+from llmops.ratings.outcomes import rating_of, row_of
 from llmops.records import CHOICES_OF, CampaignKind, Rating
-from llmops.schema import JsonDict, canonical_json, digest_of
+from llmops.schema import JsonDict, digest_of
 
 MAX_TEXT_CHARACTERS = 100_000
 MAX_TAGS = 32
@@ -116,8 +116,7 @@ def write_rating(connection: Connection, draft: Draft, number: int | None = None
     digest = rating.digest
     if draft.supersedes is not None:
         connection.execute(update(ratings).where(ratings.c.digest == draft.supersedes).values(live=False))
-    row = {**rating.__dict__, "tags": _json(rating.tags), "scores": _json(rating.scores)}
-    connection.execute(ratings.insert().values(**row, digest=digest, live=True, key=answer.key))
+    connection.execute(ratings.insert().values(**row_of(rating), digest=digest, live=True, key=answer.key))
     for name, salt in salts.items():
         connection.execute(
             rating_texts.insert().values(rating=digest, field=name, salt=salt, text=texts[name])
@@ -172,7 +171,3 @@ def last_number(connection: Connection) -> int:
     body = connection.execute(told).scalar()
     highest = connection.execute(select(func.max(ratings.c.number))).scalar() or 0
     return max(highest, int(json.loads(body)["number"]) if body else 0)
-
-
-def _json(value: object) -> str | None:
-    return canonical_json(value).decode() if value else None

@@ -20,7 +20,7 @@ from llmops.ledger import Ledger
 from llmops.ratings.book import RatingBook, Showing
 from llmops.ratings.campaigns import close_campaign, put_items
 from llmops.ratings.check import verify_ratings
-from llmops.ratings.outcomes import vote_of
+from llmops.ratings.outcomes import row_of, vote_of
 from llmops.settings import Workspace
 from llmops.store import Store
 from tests.ratings.campaign import book_of, item, make_book, make_campaign, vote
@@ -300,7 +300,7 @@ def test_rating_that_the_database_does_not_take_leaves_neither_row_nor_event(wor
 def test_database_itself_refuses_a_second_live_rating_of_a_rater(workspace: Workspace) -> None:
     book = make_book(workspace)
     vote(book, "ann", "first")
-    row = dict(book.ratings()[0].__dict__, number=2, digest="f" * 64, live=True)
+    row = dict(row_of(book.ratings()[0]), number=2, digest="f" * 64, live=True)
     with pytest.raises(IntegrityError), writing(Ledger.of(workspace).engine) as connection:
         connection.execute(insert(ratings).values(**row))
 
