@@ -64,7 +64,7 @@ CASES = (
     Case("wordy-long-answers", WORDY, (100, 900), {"batch": {"per_device": 4}}),
     Case("small-accumulation", SMALL, (500, 40), {"batch": {"per_device": 2, "accumulation": 4}}),
     Case("small-dpo", SMALL, (250, 80), DPO | {"batch": {"per_device": 2}}),
-    Case("real-eager-checkpointing", REAL, (700, 80), {"max_tokens": 384, "gradient_checkpointing": True}),
+    Case("real-eager-checkpointing", REAL, (300, 60), {"max_tokens": 384, "gradient_checkpointing": True}),
     Case("thin-nf4", THIN, (700, 150), {"precision": "bf16", "quantization": "nf4", "n_steps": 2}),
     Case("large-attention-only", LARGE, (400, 50), {"lora": {"target_modules": ["q_proj", "v_proj"]},
                                                     "batch": {"per_device": 1}}),
