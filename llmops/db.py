@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     Connection,
     Engine,
+    Float,
     Index,
     Integer,
     MetaData,
@@ -36,7 +38,7 @@ from llmops.errors import ConfigError, CouldNotRun, LlmopsError, StoreError
 
 BUSY_TIMEOUT_MS = 30_000
 CONNECT_TIMEOUT_S = 10
-HEAD_REVISION = "0003"
+HEAD_REVISION = "0004"
 # Advisory locks are numbers, known to all llmops processes of one PostgreSQL database.
 WRITE_LOCK, SERVE_LOCK = 511_702_001, 511_702_002
 N_KEPT_OPEN = 4
@@ -129,6 +131,54 @@ withdrawn_raters = Table(
     Column("reason", Text, nullable=True),
     Column("event", Integer, nullable=False),
     Column("texts_deleted", Boolean, nullable=False),
+)
+
+access_keys = Table(
+    "access_keys",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("revision", Integer, nullable=False, unique=True),
+    Column("name", String(128), nullable=False),
+    Column("kind", String(8), nullable=False),
+    Column("hash", String(256), nullable=False, unique=True),
+    Column("role", String(16), nullable=False),
+    Column("tenant", String(64), nullable=False),
+    Column("names", Text, nullable=True),
+    Column("requests_per_minute", BigInteger, nullable=True),
+    Column("tokens_per_minute", BigInteger, nullable=True),
+    Column("tokens_per_day", BigInteger, nullable=True),
+    Column("created_at", String(32), nullable=False),
+    Column("expires_at", String(32), nullable=True),
+    Column("revoked_at", String(32), nullable=True),
+)
+_live_password = (access_keys.c.kind == "password") & access_keys.c.revoked_at.is_(None)
+Index(
+    "uq_access_keys_password", access_keys.c.name, unique=True,
+    sqlite_where=_live_password, postgresql_where=_live_password,
+)  # fmt: skip
+
+salts = Table(
+    "salts",
+    metadata,
+    Column("purpose", String(16), primary_key=True),
+    Column("value", String(64), nullable=False),
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("day", String(10), primary_key=True),
+    Column("key", String(16), primary_key=True),
+    Column("tenant", String(64), primary_key=True),
+    Column("model", String(200), primary_key=True),
+    Column("adapter", String(64), primary_key=True),
+    Column("currency", String(8), primary_key=True),
+    Column("n_requests", BigInteger, nullable=False),
+    Column("n_errors", BigInteger, nullable=False),
+    Column("n_estimated", BigInteger, nullable=False),
+    Column("n_prompt_tokens", BigInteger, nullable=False),
+    Column("n_completion_tokens", BigInteger, nullable=False),
+    Column("cost", Float, nullable=False),
 )
 
 

@@ -57,6 +57,9 @@ EventKind = Literal[
     "rollout.aborted",
     "serve.started",
     "serve.stopped",
+    "key.created",
+    "key.revoked",
+    "admin.called",
     "store.collected",
     "backup.restored",
 ]

@@ -106,6 +106,12 @@ class Workspace:
         return self.state / "serve.json"
 
 
+def api_headers() -> dict[str, str]:
+    """What a request to an `llmops serve` with keys must carry: the key in `LLMOPS_API_KEY`; nothing without it."""
+    key = os.environ.get("LLMOPS_API_KEY")
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
 def find_workspace(start: Path | None = None) -> Workspace:
     """The workspace at or above `start` (default: `LLMOPS_WORKSPACE`, else the current folder).
 

@@ -26,6 +26,7 @@ from llmops.cli import (
     gate,
     grow,
     judge,
+    key,
     ledger,
     lineage,
     quickstart,
@@ -36,6 +37,7 @@ from llmops.cli import (
     status,
     sweep,
     upkeep,
+    usage,
 )
 from llmops.errors import EXIT_COULD_NOT_RUN, LlmopsError
 
@@ -73,6 +75,8 @@ app.add_typer(feedback.app, name="feedback")
 app.command("approve")(approve.approve)
 app.add_typer(release.app, name="release")
 app.add_typer(rollout.app, name="rollout")
+app.add_typer(key.app, name="key")
+app.command("usage")(usage.usage)
 app.add_typer(ledger.app, name="ledger")
 app.command("lineage")(lineage.lineage)
 app.command("status")(status.status)

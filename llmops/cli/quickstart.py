@@ -16,7 +16,7 @@ import typer
 from llmops.cli.output import SELF
 from llmops.registry.adapters import Registry
 from llmops.registry.names import name_state
-from llmops.settings import Workspace, find_workspace
+from llmops.settings import Workspace, api_headers, find_workspace
 
 TIMES_FILE = "quickstart.json"
 
@@ -140,7 +140,9 @@ def _ask(workspace: Workspace, public_name: str) -> str:
         "temperature": 0,
     }
     request = urllib.request.Request(
-        f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        f"{url}/v1/chat/completions",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json", **api_headers()},
     )
     with urllib.request.urlopen(request, timeout=120) as response:
         answer = json.load(response)["choices"][0]["message"]["content"]

@@ -18,22 +18,40 @@ def serve(
     port: Annotated[
         int | None, typer.Option(help="Listen on this port instead of the profile's (0: any free).")
     ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            help="Listen on this address; any but loopback needs a key first (`llmops key create`)."
+        ),
+    ] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="PEM file; with --tls-key the endpoint speaks HTTPS.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of the certificate's key.")] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Return once it answers; `llmops stop` ends it.")
     ] = False,
 ) -> None:
     """Serve the base, registered adapters and released names behind one OpenAI-compatible endpoint."""
     workspace = find_workspace()
+    given = {"port": port, "host": host, "tls.certificate": tls_certificate, "tls.key": tls_key}
+    changes = tuple((name, value) for name, value in given.items() if value is not None)
     if detach:
-        words = ("serve", str(profile), *(("--port", str(port)) if port is not None else ()))
+        options = (f"--{name.replace('.', '-')}={value}" for name, value in changes)
+        words = ("serve", str(profile), *options)
         url = start_detached(
             Detached(words, workspace.logs / DETACHED_LOG, lambda pid: _url_of(workspace, pid))
         )
         typer.echo(f"serving  {url}")
         return
+    from llmops.serving.profile import load_profile
     from llmops.serving.server import serve as run
 
-    run(profile, workspace, port, lambda url: typer.echo(f"serving  {url}  (Ctrl-C stops)"))
+    run(
+        load_profile(profile, changes),
+        workspace,
+        lambda url: typer.echo(f"serving  {url}  (Ctrl-C stops)"),
+    )
 
 
 def stop() -> None:

@@ -22,7 +22,7 @@ from llmops.registry.releases import verify_release
 from llmops.registry.rollouts import ROLLOUT_KINDS, fold_rollouts
 from llmops.registry.taken_back import is_marked
 from llmops.schema import short
-from llmops.settings import Workspace, find_workspace
+from llmops.settings import Workspace, api_headers, find_workspace
 from llmops.upkeep.runs import RUN_KINDS, holding
 
 
@@ -70,7 +70,8 @@ def _serving(workspace: Workspace) -> dict[str, Any] | None:
 def _routes(url: str) -> dict[str, str | None]:
     """By public name why the running gateway does not serve it, None where it does; empty if it does not say."""
     try:
-        with urllib.request.urlopen(f"{url}/llmops/status", timeout=5) as response:
+        request = urllib.request.Request(f"{url}/llmops/status", headers=api_headers())
+        with urllib.request.urlopen(request, timeout=5) as response:
             names = jsonlib.load(response)["routes"]["names"]
     except (OSError, ValueError, KeyError):
         return {}

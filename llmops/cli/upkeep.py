@@ -169,12 +169,14 @@ def restore(
 def _loaded_adapters(workspace: Workspace) -> tuple[frozenset[str], str | None]:
     """Digests of the adapters a running gateway has loaded; and its address, when it runs and does not say."""
     from llmops.serving.server import running
+    from llmops.settings import api_headers
 
     serving = running(workspace)
     if serving is None:
         return frozenset(), None
     try:
-        with urllib.request.urlopen(f"{serving.url}/llmops/status", timeout=ANSWER_TIMEOUT_S) as response:
+        request = urllib.request.Request(f"{serving.url}/llmops/status", headers=api_headers())
+        with urllib.request.urlopen(request, timeout=ANSWER_TIMEOUT_S) as response:
             status = json.load(response)
         return frozenset(str(entry["adapter"]) for entry in status["adapters"]), None
     except (OSError, ValueError, KeyError, TypeError):

@@ -35,6 +35,7 @@ from llmops.engines.decoding import Decoding
 from llmops.errors import BadRequest, CouldNotRun, EngineFailed, InvalidEvidence, LlmopsError
 from llmops.records import Case, Completion, EngineSignature
 from llmops.schema import JsonDict, digest_of, short
+from llmops.settings import api_headers
 
 RETRIED = (429, 502, 503, 504)
 OVERLOADED = (429, 503)
@@ -89,7 +90,7 @@ class Endpoint:
     async def __aenter__(self) -> Self:
         """Open the connection pool."""
         connector = aiohttp.TCPConnector(limit=self._n_connections)
-        jar, headers = aiohttp.DummyCookieJar(), {"content-type": "application/json"}
+        jar, headers = aiohttp.DummyCookieJar(), {"content-type": "application/json", **api_headers()}
         self._session = aiohttp.ClientSession(connector=connector, headers=headers, cookie_jar=jar)
         return self
 
@@ -290,6 +291,8 @@ def _control_error(status: int, said: str) -> LlmopsError:
     """What a refused control request means: the endpoint's own word stands in `said`."""
     if status == 422:
         return InvalidEvidence(said)
+    if status in (401, 403):
+        return BadRequest(f"{said}; set LLMOPS_API_KEY to an operator's key (`llmops key create`)")
     if status >= 500:
         return EngineFailed(f"{said}; see the engine's log")
     return BadRequest(f"{said}; correct the adapter, or give the address of an `llmops serve`")

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from llmops.engines.endpoint import System
 from llmops.schema import short
+from llmops.settings import api_headers
 
 PASSED_ON = ("content-type", "retry-after")
 LARGEST_BYTES = 1 << 26
@@ -58,7 +59,8 @@ async def witness(endpoint: str, system: System, engine: str) -> AsyncIterator[W
 
         async def relay(request: web.Request) -> web.Response:
             data = await request.read()
-            headers = {"content-type": request.headers.get("content-type", "application/json")}
+            kind = request.headers.get("content-type", "application/json")
+            headers = {"content-type": kind, **api_headers()}
             async with session.post(endpoint + request.path, data=data, headers=headers) as answer:
                 raw = await answer.read()
             if answer.status == 200:

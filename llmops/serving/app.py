@@ -1,8 +1,8 @@
 """The gateway as an ASGI application: an allow-list of paths, and what answers on each.
 
-Paths are compared raw and never handed on: the engine is asked only at addresses written here. Requests that
-a web page in the user's browser could send to this address are refused (a body that is not declared JSON, a
-foreign Host).
+Paths are compared raw and never handed on: the engine is asked only at addresses written here. Before anything else a
+request's headers, Host and key are judged (`front`, `access`). Requests that a web page in the user's browser could
+send to this address are refused (a body that is not declared JSON, a foreign Host).
 """
 
 from __future__ import annotations
@@ -12,11 +12,16 @@ import os
 import time
 from contextlib import suppress
 from typing import Any
+from urllib.parse import unquote
 
+from llmops.auth import Keys
 from llmops.errors import BadRequest, CouldNotRun, EngineFailed, InvalidEvidence, LlmopsError
-from llmops.records import OPEN
+from llmops.records import Principal
+from llmops.serving.access import Access, require_guarded, require_model, visible_targets
+from llmops.serving.audit import Acted, Audit
 from llmops.serving.control import Control
 from llmops.serving.fleet import Loaded, ProofFailed, proof_fields
+from llmops.serving.front import Hosts, raw_path, read_headers
 from llmops.serving.http import (
     JSON_TYPE,
     ClientGone,
@@ -33,7 +38,7 @@ from llmops.serving.http import (
 )
 from llmops.serving.lock import announce_running, serve_lock, tell_owner
 from llmops.serving.metrics import Metrics
-from llmops.serving.profile import ServeProfile, is_loopback
+from llmops.serving.profile import ServeProfile
 from llmops.serving.relay import Relay
 from llmops.serving.request_log import RequestLog
 from llmops.serving.routes import Live, Route, Target
@@ -60,7 +65,10 @@ class Gateway:
         self.log = RequestLog(workspace.logs / REQUEST_LOG)
         self.metrics = Metrics()
         self.control = Control(profile, workspace, self.live)
-        self.relay = Relay(self.live, profile.limits, profile.timeouts.answer_s, self.log, self.metrics)
+        self.access = Access(profile, workspace)
+        self.relay = Relay(self.live, profile, self.access, self.log, self.metrics)
+        self._hosts = Hosts(profile.host, profile.allowed_hosts)
+        self._audit = Audit(self.control.registry.ledger)
         self.started_at = int(time.time())
 
     async def start(self) -> None:
@@ -82,13 +90,19 @@ class Gateway:
         await self.close()
 
     async def open(self) -> None:
-        """Start what stands around the engine: the relay and the writers."""
+        """Start what stands around the engine: the relay, the keys and the writers.
+
+        Raises:
+            LlmopsError: the keys cannot be read.
+        """
+        await self.access.open()
         self.relay.open()
         self.log.start()
 
     async def close(self) -> None:
         """End what `open` started; what waits is written."""
         await self.relay.close()
+        await self.access.close()
         await self.log.stop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,6 +113,7 @@ class Gateway:
             try:
                 await self._http(scope, receive, send)
             except Refusal as refusal:
+                self.metrics.refused.labels(refusal.code or "other").inc()
                 await respond(
                     send,
                     refusal.status,
@@ -118,12 +133,15 @@ class Gateway:
             raise ValueError(f"gateway: {scope['type']} is not served")
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        _require_own_host(scope)
-        path, method = scope["path"], scope["method"]
+        seen = read_headers(scope, self.profile.limits)
+        self._hosts.require(seen.host)
+        path, method = raw_path(scope), scope["method"]
+        principal = await self.access.principal(scope, path, seen.authorization)
         wanted = METHODS.get(path)
         if wanted is None:
             if path.startswith("/v1/models/") and method == "GET":
-                return await respond_json(send, self._model_card(path.removeprefix("/v1/models/")))
+                name = unquote(path.removeprefix("/v1/models/"))
+                return await respond_json(send, self._model_card(name, principal))
             raise Refusal(
                 404, f"{method} {path[:100]} is not served; paths: {', '.join(METHODS)}", code="unknown_path"
             )
@@ -132,11 +150,12 @@ class Gateway:
         if wanted == "POST":
             _require_json(scope)
         if path in COMPLETIONS:
-            return await self.relay.complete(scope, receive, send, OPEN)
+            return await self.relay.complete(scope, receive, send, principal)
         if path == "/llmops/adapters":
-            return await self._add_adapter(scope, receive, send)
+            act = self._add_adapter(scope, receive)
+            return await respond_json(send, await self._audit.call(principal, f"{method} {path}", act))
         if path == "/v1/models":
-            return await respond_json(send, {"object": "list", "data": self._model_cards()})
+            return await respond_json(send, {"object": "list", "data": self._model_cards(principal)})
         if path == "/llmops/status":
             return await respond_json(send, self._status())
         if path == "/metrics":
@@ -155,7 +174,7 @@ class Gateway:
             200 if problem is None else 503,
         )
 
-    async def _add_adapter(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _add_adapter(self, scope: Scope, receive: Receive) -> Acted:
         body = parse_object(await read_body(scope, receive, self.profile.limits.max_body_bytes))
         reference = body.get("adapter")
         if not isinstance(reference, str) or body.keys() != {"adapter"}:
@@ -171,15 +190,16 @@ class Gateway:
             "adapter": loaded.record.adapter,
             "proof": proof_fields(loaded.proof),
         }
-        await respond_json(send, answer)
+        return Acted(answer, {"adapter": loaded.record.adapter})
 
-    def _model_cards(self) -> list[dict[str, Any]]:
+    def _model_cards(self, principal: Principal) -> list[dict[str, Any]]:
+        visible = visible_targets(principal, self.live.table)
+        return [self._card(name, target) for name, target in visible.items()]
+
+    def _model_card(self, name: str, principal: Principal) -> dict[str, Any]:
         table = self.live.table
-        public = {name: route.target for name, route in table.names.items() if route.target is not None}
-        return [self._card(name, target) for name, target in {**public, **table.operator}.items()]
-
-    def _model_card(self, name: str) -> dict[str, Any]:
-        return self._card(name, self.live.table.resolve(name))
+        require_model(principal, name, table)
+        return self._card(name, table.resolve(name))
 
     def _card(self, name: str, target: Target) -> dict[str, Any]:
         return {
@@ -196,6 +216,7 @@ class Gateway:
             "adapters": [],
             "routes": {"version": table.version, "names": names},
             "n_requests": self.relay.n_running, "n_log_lines_lost": self.log.n_lost,
+            "n_usage_lost": self.access.usage.n_lost, "keys_required": self.access.ring.closed,
         }  # fmt: skip
         try:
             fleet = self.control.fleet
@@ -224,6 +245,7 @@ class Gateway:
         self.metrics.engine_up.set(self.live.table.down is None)
         self.metrics.route_version.set(self.live.table.version)
         self.metrics.log_lost.set(self.log.n_lost)
+        self.metrics.usage_lost.set(self.access.usage.n_lost)
         return self.metrics.render()
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
@@ -231,6 +253,7 @@ class Gateway:
         await receive()
         url = f"http://{self.profile.host}:{self.profile.port}"
         try:
+            require_guarded(self.profile.host, Keys.of(self._workspace))
             with serve_lock(self._workspace) as lock:
                 tell_owner(lock, url)
                 await self.start()
@@ -267,19 +290,3 @@ def _require_json(scope: Scope) -> None:
     kind = header(scope, b"content-type") or b""
     if kind.partition(b";")[0].strip().lower() != b"application/json":
         raise Refusal(415, "send the header Content-Type: application/json", code="unsupported_media_type")
-
-
-def _require_own_host(scope: Scope) -> None:
-    """Refuse a Host that is not this machine: a web page whose name was made to point here (DNS rebinding)."""
-    host = (header(scope, b"host") or b"localhost").decode("latin-1")
-    name = (
-        host[: host.index("]") + 1].strip("[]")
-        if host.startswith("[") and "]" in host
-        else host.partition(":")[0]
-    )
-    if not is_loopback(name.lower()):
-        raise Refusal(
-            403,
-            f"Host {host[:100]!r} is not this machine; ask at 127.0.0.1 or localhost",
-            code="foreign_host",
-        )

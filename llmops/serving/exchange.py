@@ -70,6 +70,7 @@ class Exchange:
             return
         events, self._held = data[:end], data[end:]
         self._entry.first_token()
+        self._entry.n_pieces += events.count(b"\n\n")
         if b'"usage"' in events or b'"error"' in events:
             events = self._inspected(events)
         if events:

@@ -20,6 +20,7 @@ JSON_TYPE: Header = (b"content-type", b"application/json")
 
 ERROR_TYPES = {
     400: "invalid_request_error",
+    401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
     405: "invalid_request_error",
@@ -27,6 +28,7 @@ ERROR_TYPES = {
     413: "invalid_request_error",
     415: "invalid_request_error",
     429: "rate_limit_error",
+    431: "invalid_request_error",
     499: "client_closed_request",
     500: "internal_error",
     502: "engine_error",
@@ -60,7 +62,12 @@ class Refusal(Exception):
 
     def headers(self) -> list[Header]:
         """Headers that belong to this answer alone."""
-        return [(b"retry-after", str(self.retry_after_s).encode())] if self.retry_after_s is not None else []
+        found: list[Header] = []
+        if self.retry_after_s is not None:
+            found.append((b"retry-after", str(self.retry_after_s).encode()))
+        if self.status == 401:
+            found.append((b"www-authenticate", b"Bearer"))
+        return found
 
 
 class ClientGone(Exception):

@@ -69,6 +69,15 @@ class Metrics:
         self.log_lost = Gauge(
             "llmops_request_log_lost", "Request log lines lost to a full disk.", registry=self.registry
         )
+        self.usage_lost = Gauge(
+            "llmops_usage_lost", "Requests whose use could not be kept.", registry=self.registry
+        )
+        self.refused = Counter(
+            "llmops_refused",
+            "Requests refused before a model was looked for: no key, a wrong role, a foreign host ...",
+            ("code",),
+            registry=self.registry,
+        )
         self._series = cache(self._make_series)
         self._status = cache(self._requests.labels)
 

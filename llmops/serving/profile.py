@@ -6,6 +6,7 @@ Reads no files but the profile itself, and starts nothing.
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,6 +18,7 @@ from llmops.registry.bases import Base
 from llmops.settings import load_yaml
 
 Device = Literal["auto", "cpu", "cuda"]
+_HOST_NAME = re.compile(r"(\*\.)?[a-z0-9][a-z0-9._-]{0,252}")
 _NVIDIA_DEVICE = Path("/dev/nvidiactl")  # asked for instead of torch, which takes seconds to import
 
 
@@ -71,6 +73,10 @@ class Limits(_Settings):
     """Most prompts in one request to /v1/completions."""
     max_requests: int = Field(256, ge=1)
     """Requests under way at once, generating or waiting in the engine; one more is answered 429."""
+    max_headers: int = Field(100, ge=10)
+    """Most headers of a request; more are answered 431."""
+    max_header_bytes: int = Field(32 * 1024, ge=1024, le=60 * 1024)
+    """Most bytes of all header names and values together; more are answered 431."""
 
 
 class Timeouts(_Settings):
@@ -84,6 +90,44 @@ class Timeouts(_Settings):
     """For running requests to finish when serving stops or the engine is restarted; then they are cut off."""
 
 
+class Tls(_Settings):
+    """HTTPS instead of HTTP. Read at the start: a renewed certificate needs a new start."""
+
+    certificate: Path
+    """PEM file with the certificate and those that signed it."""
+    key: Path
+    """PEM file with its private key, without a passphrase."""
+
+
+class Price(_Settings):
+    """What 1,000 tokens cost."""
+
+    prompt: float = Field(0.0, ge=0)
+    """Of prompts."""
+    completion: float = Field(0.0, ge=0)
+    """Of answers."""
+
+
+class Prices(_Settings):
+    """What use costs, for `llmops usage`; a change counts from the next start on."""
+
+    currency: str = Field(pattern=r"^[A-Z]{3}$")
+    """Such as EUR; amounts of two currencies are never added."""
+    default: Price = Price()
+    """For every model that is not named."""
+    models: dict[str, Price] = {}
+    """By the name that is asked for."""
+
+    def cost(self, model: str, n_prompt_tokens: int, n_completion_tokens: int) -> float:
+        """The cost of one request.
+
+        >>> Prices(currency="EUR", default=Price(prompt=0.5, completion=2.0)).cost("docs", 2000, 500)
+        2.0
+        """
+        price = self.models.get(model, self.default)
+        return (price.prompt * n_prompt_tokens + price.completion * n_completion_tokens) / 1000
+
+
 class ServeProfile(_Settings):
     """Everything `llmops serve` needs to know."""
 
@@ -92,7 +136,7 @@ class ServeProfile(_Settings):
     engine: Annotated[TransformersEngine | VllmEngine, Field(discriminator="kind")]
     """The engine and its settings; `kind` says which."""
     host: str = "127.0.0.1"
-    """Address to listen on; loopback alone, while there are no keys."""
+    """Address to listen on. Others than loopback need a key first: `llmops key create`."""
     port: int = Field(8000, ge=0, le=65535)
     """Port to listen on; 0 takes any free one."""
     max_model_tokens: int = Field(2048, ge=16)
@@ -105,16 +149,24 @@ class ServeProfile(_Settings):
     """What is refused."""
     timeouts: Timeouts = Timeouts()
     """How long is waited."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names under which the gateway may be asked beside its address, `*.example.com` for all below one."""
+    open_metrics: bool = False
+    """Whether GET /metrics needs no key where there are keys; it tells names and load."""
+    tls: Tls | None = None
+    """Certificate and key for HTTPS."""
+    prices: Prices | None = None
+    """What 1,000 tokens cost; left out: use is counted, not priced."""
 
-    @field_validator("host")
+    @field_validator("allowed_hosts")
     @classmethod
-    def _loopback_only(cls, host: str) -> str:
-        if not is_loopback(host):
-            raise ValueError(
-                "this address can be reached from other machines and there are no keys to keep them out; use 127.0.0.1 "
-                "(and a tunnel or an authenticating proxy to reach it from elsewhere)"
-            )
-        return host
+    def _names(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not _HOST_NAME.fullmatch(host):
+                raise ValueError(
+                    f"{host!r} is no host name; use small letters, without port, or *.example.com"
+                )
+        return hosts
 
 
 def is_loopback(host: str) -> bool:
@@ -129,13 +181,26 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def load_profile(path: Path) -> ServeProfile:
-    """The profile in a YAML file.
+def is_address(host: str) -> bool:
+    """Whether `host` is an address, and no name that could be made to stand for another one.
+
+    >>> [is_address(h) for h in ("10.0.0.7", "::1", "box.example")]
+    [True, True, False]
+    """
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def load_profile(path: Path, changes: tuple[tuple[str, object], ...] = ()) -> ServeProfile:
+    """The profile in a YAML file; `changes` are dotted names of settings and what they are instead.
 
     Raises:
         ConfigError: it cannot be read, or says something wrong; names the setting.
     """
-    return load_yaml(path, ServeProfile)
+    return load_yaml(path, ServeProfile, changes)
 
 
 def engine_spec(profile: ServeProfile, base: Base) -> EngineSpec:

@@ -11,10 +11,12 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import aiohttp
 
 from llmops.records import Principal
+from llmops.serving.access import Access
 from llmops.serving.exchange import Exchange, engine_refusal
 from llmops.serving.http import (
     JSON_TYPE,
@@ -29,8 +31,9 @@ from llmops.serving.http import (
     read_body,
     respond,
 )
+from llmops.serving.limits import BYTES_PER_TOKEN
 from llmops.serving.metrics import Metrics
-from llmops.serving.profile import Limits
+from llmops.serving.profile import ServeProfile
 from llmops.serving.request_log import Entry, RequestLog
 from llmops.serving.requests import check
 from llmops.serving.rollout.router import Router
@@ -44,16 +47,26 @@ AWAY = "engine_unavailable"
 SESSION_HEADER, MAX_SESSION_BYTES = b"x-llmops-session", 128
 
 
+@dataclass(frozen=True)
+class Notes:
+    """What is known of a request beside its bytes."""
+
+    entry: Entry
+    headers: list[Header]
+    principal: Principal
+
+
 class Relay:
     """Answers /v1/chat/completions and /v1/completions."""
 
     def __init__(
-        self, live: Live, limits: Limits, answer_s: float, log: RequestLog, metrics: Metrics
+        self, live: Live, profile: ServeProfile, access: Access, log: RequestLog, metrics: Metrics
     ) -> None:
-        """Relay by the table in `live`; `answer_s` bounds one answer. Call `open` in the event loop."""
+        """Relay by the table in `live`. Call `open` in the event loop."""
         self._live = live
-        self._limits = limits
-        self._timeout = aiohttp.ClientTimeout(total=answer_s, sock_connect=5)
+        self._limits = profile.limits
+        self._timeout = aiohttp.ClientTimeout(total=profile.timeouts.answer_s, sock_connect=5)
+        self._access = access
         self._log = log
         self._metrics = metrics
         self._session: aiohttp.ClientSession | None = None
@@ -80,7 +93,7 @@ class Relay:
         headers: list[Header] = [(b"x-request-id", entry.request_id.encode())]
         self.n_running += 1
         try:
-            await self._complete(scope, receive, send, (entry, headers))
+            await self._complete(scope, receive, send, Notes(entry, headers, principal))
         except Refusal as refusal:
             entry.status, entry.error = refusal.status, refusal.logged
             await respond(send, refusal.status, [JSON_TYPE, *headers, *refusal.headers()], refusal.body())
@@ -94,21 +107,22 @@ class Relay:
             entry.end()
             self._note(entry)
             self._live.meter.observe(entry)
+            self._access.settle(entry)
 
     def _note(self, entry: Entry) -> None:
         """Log and count a request that is over, the client's own or one beside it."""
         self._log.add(entry)
         self._metrics.observe(entry)
 
-    async def _complete(
-        self, scope: Scope, receive: Receive, send: Send, notes: tuple[Entry, list[Header]]
-    ) -> None:
-        entry, headers = notes
+    async def _complete(self, scope: Scope, receive: Receive, send: Send, notes: Notes) -> None:
+        entry, headers = notes.entry, notes.headers
         if self.n_running > self._limits.max_requests:
             raise Refusal(
                 429, f"{self._limits.max_requests} requests are under way; try again", None, "busy", 1
             )
+        entry.charge = self._access.admit(notes.principal)
         body = await read_body(scope, receive, self._limits.max_body_bytes)
+        entry.n_prompt_estimate = len(body) // BYTES_PER_TOKEN
         call = check(parse_object(body), scope["path"].endswith("/chat/completions"), self._limits)
         table = self._live.table
         entry.stream = call.stream
@@ -116,6 +130,7 @@ class Relay:
         entry.user = call.user
         headers.append(table.version_header)
         entry.route_version = table.version
+        self._access.accept(notes.principal, call, entry, table)
         choice = table.choose(call.asked, Asker(_session(scope), call.user, entry.tenant))
         entry.known, entry.propensity = True, choice.propensity
         over = asyncio.Event() if choice.shadow is not None else None

@@ -16,10 +16,12 @@ from typing import Any
 
 import orjson
 
+from llmops.serving.limits import Charge
 from llmops.settings import now
 
 FLUSH_INTERVAL_S = 0.1
 MAX_WAITING = 50_000
+UNLOGGED = frozenset({"started", "known", "charge", "n_prompt_estimate", "n_pieces"})
 
 log = logging.getLogger("llmops.serving")
 
@@ -49,6 +51,9 @@ class Entry:
     ttft_ms: float | None = None
     duration_ms: float | None = None
     error: str | None = None
+    charge: Charge | None = None  # what was set aside of its key's limits
+    n_prompt_estimate: int = 0  # tokens, by the body's size
+    n_pieces: int = 0  # events of a stream that were sent
 
     def first_token(self) -> None:
         """Note that the engine's first piece of the answer has come."""
@@ -66,7 +71,7 @@ class Entry:
 
     def line(self) -> dict[str, Any]:
         """The log's line."""
-        fields = {name: value for name, value in self.__dict__.items() if name not in ("started", "known")}
+        fields = {name: value for name, value in self.__dict__.items() if name not in UNLOGGED}
         return {"at": now(), **fields}
 
     def _elapsed_ms(self) -> float:

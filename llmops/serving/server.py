@@ -9,19 +9,20 @@ import asyncio
 import logging
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmops.errors import CouldNotRun
+from llmops.auth import Keys
+from llmops.errors import ConfigError, CouldNotRun
 from llmops.serving.lock import Running, announce_running, running, serve_lock, stop, tell_owner
 from llmops.settings import Workspace
 
 if TYPE_CHECKING:
     from llmops.serving.app import Gateway
-    from llmops.serving.profile import ServeProfile
+    from llmops.serving.profile import ServeProfile, Tls
 
 __all__ = ["Running", "build_app", "running", "serve", "stop"]
 
@@ -37,35 +38,41 @@ def build_app(profile: ServeProfile, workspace: Workspace) -> Gateway:
     return Gateway(profile, workspace)
 
 
-def serve(
-    profile: Path | ServeProfile,
-    workspace: Workspace,
-    port: int | None = None,
-    announce: Callable[[str], None] | None = None,
-) -> None:
+def serve(profile: ServeProfile, workspace: Workspace, announce: Callable[[str], None] | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then finish running requests and return.
 
     Args:
-        profile: a profile or its YAML file.
+        profile: which base on which engine, where it listens; port 0 takes a free one.
         workspace: whose ledger decides what the names stand for.
-        port: instead of the profile's; 0 takes a free one.
         announce: called once with the address when completions are answered.
 
     Raises:
-        ConfigError: the profile says something wrong.
+        ConfigError: the address can be reached from other machines and there are no keys, or the certificate is none.
         CouldNotRun: another serve runs in this workspace, or the port is taken; before anything heavy.
         EngineFailed: the engine did not start, or died and could not be brought back.
     """
-    from llmops.serving.profile import load_profile
+    from llmops.serving.access import require_guarded
 
-    chosen = load_profile(profile) if isinstance(profile, Path) else profile
-    if port is not None:
-        chosen = chosen.model_copy(update={"port": port})
+    require_guarded(profile.host, Keys.of(workspace))
+    _require_certificate(profile.tls)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    with serve_lock(workspace) as lock, bind(chosen.host, chosen.port) as listener:
-        url = url_of(listener)
+    with serve_lock(workspace) as lock, bind(profile.host, profile.port) as listener:
+        url = url_of(listener, "http" if profile.tls is None else "https")
         tell_owner(lock, url)
-        asyncio.run(_Service(chosen, workspace, listener, url).run(announce or (lambda _url: None)))
+        asyncio.run(_Service(profile, workspace, listener, url).run(announce or (lambda _url: None)))
+
+
+def _require_certificate(tls: Tls | None) -> None:
+    if tls is None:
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(tls.certificate, tls.key, password="")  # asked for nothing on a terminal
+    except (OSError, ValueError) as error:
+        said = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"tls: {tls.certificate} with {tls.key} cannot be used ({said}); give a certificate and its key as PEM"
+        ) from None
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -89,10 +96,11 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def url_of(listener: socket.socket) -> str:
-    """The address of a listening socket."""
+def url_of(listener: socket.socket, scheme: str = "http") -> str:
+    """The address at which this machine reaches a listening socket."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 class _Service:
@@ -105,7 +113,7 @@ class _Service:
         self._listener = listener
         self._url = url
         self._gateway = build_app(profile, workspace)
-        self._server = _server(self._gateway, profile.timeouts.drain_s)
+        self._server = uvicorn_server(self._gateway, profile)
         self._stop = asyncio.Event()
 
     async def run(self, announce: Callable[[str], None]) -> None:
@@ -163,8 +171,11 @@ class _Service:
         self._stop.set()
 
 
-def _server(gateway: Gateway, drain_s: float) -> Any:
+def uvicorn_server(gateway: Gateway, profile: ServeProfile) -> Any:
+    """The HTTP server around a gateway: it leaves signals alone, and cuts off endless headers."""
     import uvicorn
+
+    from llmops.serving.wire import BoundedProtocol
 
     class Server(uvicorn.Server):
         def capture_signals(self) -> Any:
@@ -180,8 +191,11 @@ def _server(gateway: Gateway, drain_s: float) -> Any:
         ws="none",
         server_header=False,
         date_header=False,
-        timeout_graceful_shutdown=max(1, round(drain_s)),
+        timeout_graceful_shutdown=max(1, round(profile.timeouts.drain_s)),
         timeout_keep_alive=75,
         proxy_headers=False,
+        http=BoundedProtocol,
+        ssl_certfile=profile.tls.certificate if profile.tls else None,
+        ssl_keyfile=profile.tls.key if profile.tls else None,
     )
     return Server(config)

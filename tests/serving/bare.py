@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 from aiohttp import web
 
 from llmops.records import PromptContract
 from llmops.serving.app import Gateway
 from llmops.serving.profile import ServeProfile
 from llmops.serving.routes import Route, RouteTable, Target
-from llmops.serving.server import bind, url_of
+from llmops.serving.server import bind, url_of, uvicorn_server
 from llmops.settings import Workspace, find_workspace
 
 CONTRACT = PromptContract("template", "0" * 64, (2,))
@@ -175,11 +174,14 @@ async def _serve(
         gateway.live.engine_url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         gateway.stopping = asyncio.Event()  # type: ignore[attr-defined]
         await gateway.open()
-        listener = bind("127.0.0.1", 0)
-        server = uvicorn.Server(uvicorn.Config(gateway, lifespan="off", log_config=None, ws="none"))
+        profile = gateway.profile
+        listener = bind(profile.host, 0)
+        server = uvicorn_server(gateway, profile)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         loop = asyncio.get_running_loop()
-        started.set_result(Bare(url_of(listener), gateway, engine, workspace, loop))
+        started.set_result(
+            Bare(url_of(listener, "https" if profile.tls else "http"), gateway, engine, workspace, loop)
+        )
     except BaseException as error:
         started.set_exception(error)
         raise

@@ -15,10 +15,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from llmops.auth import Keys, NewKey
 from llmops.errors import ConfigError
 from llmops.serving.lock import running, serve_lock
 from llmops.serving.profile import load_profile
 from llmops.settings import Workspace
+from tests.in_process import llmops
 from tests.serving.gateway import finish, said, start, wait_for, write_profile
 
 ROOT = Path(__file__).parents[2]
@@ -72,19 +74,46 @@ def test_engine_that_dies_at_start_ends_serve_with_5(workspace: Workspace, tiny_
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.7", "::", "serving.example"])
-def test_address_that_others_reach_is_refused_without_keys(
-    workspace: Workspace, tiny_model: Path, host: str
+def test_address_that_others_reach_is_refused_without_keys(workspace: Workspace, host: str) -> None:
+    profile = write_profile(workspace.root, Path("none"), host=host)
+    Keys.of(workspace).create(NewKey("ada", "rater"))  # opens the rating page, not the endpoint
+    done = llmops(workspace.root, "serve", str(profile))
+    assert done.code == 2
+    assert "host: this address can be reached from other machines and there are no keys" in done.err
+    assert host in done.err
+    assert not (workspace.state / "serve.lock").exists()
+
+
+def test_flag_s_address_is_held_to_the_same_and_a_revoked_key_is_none(workspace: Workspace) -> None:
+    keys, profile = Keys.of(workspace), write_profile(workspace.root, Path("none"))
+    keys.revoke(keys.create(NewKey("app", "operator")).key.id)
+    done = llmops(workspace.root, "serve", str(profile), "--host", "0.0.0.0")
+    assert (done.code, "there are no keys" in done.err) == (2, True)
+
+
+def test_with_a_key_other_addresses_may_be_bound(workspace: Workspace) -> None:
+    Keys.of(workspace).create(NewKey("app", "operator"))
+    missing = workspace.root / "no-model"
+    done = llmops(workspace.root, "serve", str(write_profile(workspace.root, missing)), "--host", "0.0.0.0")
+    assert "no keys" not in done.err
+    assert str(missing) in done.err  # it came as far as looking for the base model
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--tls-certificate", "none.pem", "--tls-key", "none.pem"], "none.pem cannot be used (No such file"),
+        (["--tls-certificate", "profile.yaml", "--tls-key", "profile.yaml"], "profile.yaml cannot be used ("),
+        (["--tls-certificate", "none.pem"], "tls.key is missing"),
+    ],
+)
+def test_certificate_that_is_none_is_refused_before_anything_starts(
+    workspace: Workspace, words: list[str], said: str
 ) -> None:
-    profile = write_profile(workspace.root, tiny_model, host=host)
-    with pytest.raises(ConfigError, match="there are no keys to keep them out"):
-        load_profile(profile)
-
-
-def test_refused_profile_ends_serve_with_2(workspace: Workspace, tiny_model: Path) -> None:
-    done = serve(write_profile(workspace.root, tiny_model, host="0.0.0.0"), workspace)
-    assert done.returncode == 2
-    assert "host: this address can be reached from other machines" in last_line(done)
-    assert "0.0.0.0" in last_line(done)
+    done = llmops(workspace.root, "serve", str(write_profile(workspace.root, Path("none"))), *words)
+    assert done.code == 2
+    assert said in done.err
+    assert not (workspace.state / "serve.lock").exists()
 
 
 def test_misspelt_setting_is_answered_with_the_nearest(workspace: Workspace, tiny_model: Path) -> None:
