@@ -27,6 +27,8 @@ HEAVY = (
     "datasets",
     "vllm",
     "matplotlib",
+    "opentelemetry",
+    "llguidance",
     "accelerate",
 )
 

@@ -7,6 +7,7 @@ send to this address are refused (a body that is not declared JSON, a foreign Ho
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
@@ -38,17 +39,22 @@ from llmops.serving.http import (
 )
 from llmops.serving.lock import announce_running, serve_lock, tell_owner
 from llmops.serving.metrics import Metrics
+from llmops.serving.openapi import document
 from llmops.serving.profile import ServeProfile
-from llmops.serving.relay import Relay
+from llmops.serving.relay import Relay, Sinks
 from llmops.serving.request_log import RequestLog
 from llmops.serving.routes import Live, Route, Target
+from llmops.serving.tracing import Tracer
+from llmops.serving.upstream import EMBEDDINGS
 from llmops.settings import Workspace
 
 REQUEST_LOG = "requests.jsonl"
-COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
+COMPLETIONS = ("/v1/chat/completions", "/v1/completions", EMBEDDINGS)
 METHODS = {
     **dict.fromkeys((*COMPLETIONS, "/llmops/adapters"), "POST"),
-    **dict.fromkeys(("/v1/models", "/llmops/status", "/healthz", "/readyz", "/metrics"), "GET"),
+    **dict.fromkeys(
+        ("/v1/models", "/llmops/status", "/healthz", "/readyz", "/metrics", "/openapi.json"), "GET"
+    ),
 }
 log = logging.getLogger("llmops.serving")
 PLAIN_TEXT: Header = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
@@ -66,10 +72,13 @@ class Gateway:
         self.metrics = Metrics()
         self.control = Control(profile, workspace, self.live)
         self.access = Access(profile, workspace)
-        self.relay = Relay(self.live, profile, self.access, self.log, self.metrics)
+        self.tracer = Tracer(profile.tracing) if profile.tracing is not None else None
+        sinks = Sinks(self.log, self.metrics, self.access, self.tracer)
+        self.relay = Relay(self.live, profile, sinks)
         self._hosts = Hosts(profile.host, profile.allowed_hosts)
         self._audit = Audit(self.control.registry.ledger)
         self.started_at = int(time.time())
+        self._show_state()
 
     async def start(self) -> None:
         """Start log, relay, engine and control.
@@ -104,6 +113,8 @@ class Gateway:
         await self.relay.close()
         await self.access.close()
         await self.log.stop()
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.close)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI connection."""
@@ -158,8 +169,10 @@ class Gateway:
             return await respond_json(send, {"object": "list", "data": self._model_cards(principal)})
         if path == "/llmops/status":
             return await respond_json(send, self._status())
+        if path == "/openapi.json":
+            return await respond_json(send, document())
         if path == "/metrics":
-            return await respond(send, 200, [PLAIN_TEXT], self._metrics())
+            return await respond(send, 200, [PLAIN_TEXT], self.metrics.render())
         return await self._health(path, send)
 
     # ------------------------------------------------------------ answers
@@ -215,8 +228,9 @@ class Gateway:
             "pid": os.getpid(), "down": table.down, "engine": None, "engine_process": None, "base": None,
             "adapters": [],
             "routes": {"version": table.version, "names": names},
-            "n_requests": self.relay.n_running, "n_log_lines_lost": self.log.n_lost,
-            "n_usage_lost": self.access.usage.n_lost, "keys_required": self.access.ring.closed,
+            "n_requests": self.relay.n_running, "n_waiting": self.relay.admission.n_waiting,
+            "n_log_lines_lost": self.log.n_lost, "n_usage_lost": self.access.usage.n_lost,
+            "keys_required": self.access.ring.closed,
         }  # fmt: skip
         try:
             fleet = self.control.fleet
@@ -230,7 +244,11 @@ class Gateway:
             "prompt_contract": base.contract.digest(),
         }
         process = fleet.session.process
-        status["engine_process"] = {"pid": process.pid, "url": process.url, "log": str(process.log_path)}
+        status["engine_process"] = {
+            "pid": process.pid,
+            "url": process.url,
+            "log": process.log_path and str(process.log_path),
+        }
         status["adapters"] = [self._adapter_status(entry) for entry in fleet.loaded]
         return status
 
@@ -240,13 +258,19 @@ class Gateway:
             "prompt_contract": entry.record.prompt_contract, "n_requests": self.live.in_flight[entry.record.adapter],
         }  # fmt: skip
 
-    def _metrics(self) -> bytes:
-        self.metrics.in_flight.set(self.relay.n_running)
-        self.metrics.engine_up.set(self.live.table.down is None)
-        self.metrics.route_version.set(self.live.table.version)
-        self.metrics.log_lost.set(self.log.n_lost)
-        self.metrics.usage_lost.set(self.access.usage.n_lost)
-        return self.metrics.render()
+    def _show_state(self) -> None:
+        """Have the exposition tell what goes on now."""
+        live, relay, metrics = self.live, self.relay, self.metrics
+        metrics.gauge("llmops_in_flight", "Requests at the engine.", lambda: relay.admission.n_running)
+        metrics.gauge("llmops_waiting", "Requests that wait for a place.", lambda: relay.admission.n_waiting)
+        metrics.gauge(
+            "llmops_engine_up", "1 while the engine answers.", lambda: float(live.table.down is None)
+        )
+        metrics.gauge("llmops_route_version", "Version of the route table.", lambda: live.table.version)
+        metrics.gauge(
+            "llmops_usage_lost", "Requests whose use could not be kept.", lambda: self.access.usage.n_lost
+        )
+        metrics.total("llmops_request_log_lost", "Log lines lost to a full disk.", lambda: self.log.n_lost)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         """Under `uvicorn --factory`, told the profile's host and port: a start that fails ends the server."""

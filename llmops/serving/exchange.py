@@ -7,6 +7,7 @@ substitution on the bytes, because parsing every chunk would cost more than all 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -37,7 +38,7 @@ class Exchange:
         self._headers = headers
         self._send = send
         self._held = b""
-        self._pattern = target.model_field if call.asked != target.engine_name else None
+        self._fields = _model_fields(target.engine_name) if call.asked != target.engine_name else None
         self._shown = b'"model":' + orjson.dumps(call.asked)
 
     def whole(self, body: bytes) -> bytes:
@@ -55,7 +56,7 @@ class Exchange:
 
     async def begin(self) -> None:
         """Send the headers of a stream."""
-        self.started = True
+        self.started = self._entry.begun = True
         self._entry.status = 200
         await self._send(
             {"type": "http.response.start", "status": 200, "headers": [*STREAM_HEADERS, *self._headers]}
@@ -69,18 +70,21 @@ class Exchange:
             self._held = data
             return
         events, self._held = data[:end], data[end:]
-        self._entry.first_token()
+        self._entry.piece()
         self._entry.n_pieces += events.count(b"\n\n")
         if b'"usage"' in events or b'"error"' in events:
             events = self._inspected(events)
         if events:
             await self._send({"type": "http.response.body", "body": self._renamed(events), "more_body": True})
 
+    def passed_on(self) -> dict[str, str] | None:
+        """Headers of the request that the engine gets, too; the engine is asked now."""
+        give = self._entry.passed_on
+        return give() if give is not None else None
+
     async def break_off(self, failure: Refusal) -> None:
         """Tell the client of a running stream that no more comes; there is no [DONE] after it."""
-        self._entry.error = failure.logged
-        event = b"data: " + failure.body() + b"\n\n"
-        await self._send({"type": "http.response.body", "body": event, "more_body": True})
+        await break_off(self._send, failure, self._entry)
 
     async def finish(self, whole: bytes | None) -> None:
         """Send the end of a stream (None), or a whole answer."""
@@ -91,7 +95,10 @@ class Exchange:
         await respond(self._send, 200, [JSON_TYPE, *self._headers], whole)
 
     def _renamed(self, data: bytes) -> bytes:
-        return self._pattern.sub(self._shown, data) if self._pattern else data
+        if self._fields is None:
+            return data
+        compact, spaced = self._fields
+        return data.replace(compact, self._shown).replace(spaced, self._shown)
 
     def _inspected(self, events: bytes) -> bytes:
         """Take note of usage and errors; the usage event goes on only to clients that asked for it."""
@@ -106,6 +113,13 @@ class Exchange:
                     continue
             kept.append(event + b"\n\n")
         return b"".join(kept)
+
+
+async def break_off(send: Send, failure: Refusal, entry: Entry, last: bool = False) -> None:
+    """Put an error into a running stream; `last` ends the response with it."""
+    entry.error = failure.logged
+    event = b"data: " + failure.body() + b"\n\n"
+    await send({"type": "http.response.body", "body": event, "more_body": not last})
 
 
 def engine_refusal(status: int, body: bytes) -> Refusal:
@@ -124,6 +138,12 @@ def engine_refusal(status: int, body: bytes) -> Refusal:
     # The engine's words may quote the prompt, which has no place in the log.
     refusal.logged = f"the engine refused it ({status}, {code or error.get('param') or error.get('type')})"
     return refusal
+
+
+@lru_cache(1024)
+def _model_fields(name: str) -> tuple[bytes, bytes]:
+    """The `model` field of the engine's JSON in both spellings; never text, whose quotes are escaped."""
+    return f'"model":"{name}"'.encode(), f'"model": "{name}"'.encode()
 
 
 def _event_data(event: bytes) -> dict[str, Any]:

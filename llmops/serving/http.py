@@ -16,6 +16,7 @@ Receive = Callable[[], Awaitable[AsgiMessage]]
 Send = Callable[[AsgiMessage], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
+_HEADERS = "llmops.headers"
 JSON_TYPE: Header = (b"content-type", b"application/json")
 
 ERROR_TYPES = {
@@ -24,6 +25,7 @@ ERROR_TYPES = {
     403: "permission_error",
     404: "not_found_error",
     405: "invalid_request_error",
+    408: "request_timeout",
     409: "conflict_error",
     413: "invalid_request_error",
     415: "invalid_request_error",
@@ -82,10 +84,10 @@ def error_body(message: str, status: int, param: str | None = None, code: str | 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
     """The first header of that (lower-case) name."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return bytes(value)
-    return None
+    known: dict[bytes, bytes] | None = scope.get(_HEADERS)
+    if known is None:
+        known = scope[_HEADERS] = dict(reversed(scope["headers"]))
+    return known.get(name)
 
 
 async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:

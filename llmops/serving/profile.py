@@ -9,60 +9,26 @@ import ipaddress
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from llmops.engines.spec import EngineSpec
 from llmops.registry.bases import Base
+from llmops.serving.engine_settings import (
+    HttpEngine,
+    Settings,
+    TransformersEngine,
+    VllmEngine,
+    vllm_arguments,
+)
 from llmops.settings import load_yaml
 
-Device = Literal["auto", "cpu", "cuda"]
 _HOST_NAME = re.compile(r"(\*\.)?[a-z0-9][a-z0-9._-]{0,252}")
 _NVIDIA_DEVICE = Path("/dev/nvidiactl")  # asked for instead of torch, which takes seconds to import
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TransformersEngine(_Settings):
-    """The embedded engine: transformers and PEFT in a child process; works wherever torch does."""
-
-    kind: Literal["transformers"]
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    """Number format of weights and computation; part of the engine's signature."""
-    device: Device = "auto"
-    """`auto` takes an NVIDIA GPU when there is one."""
-    max_num_seqs: int = Field(16, ge=1)
-    """Answers that are generated at once; further ones wait in the engine."""
-    n_threads: int | None = Field(None, ge=1)
-    """CPU threads; left out: as many as there are cores, or OMP_NUM_THREADS."""
-
-
-class VllmEngine(_Settings):
-    """`vllm serve` in a child process: for a GPU, and for what production does on a CPU."""
-
-    kind: Literal["vllm"]
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    """Number format of weights and computation; part of the engine's signature."""
-    device: Device = "auto"
-    """`auto` takes an NVIDIA GPU when there is one."""
-    quantization: str | None = None
-    """vLLM's `--quantization`; part of the engine's signature."""
-    max_num_seqs: int = Field(64, ge=1)
-    """Answers that are generated at once; further ones wait in the engine."""
-    python: Path | None = None
-    """Interpreter of the venv that has vLLM; left out: the workspace's .venv-vllm, else the running one."""
-    kv_cache_gib: int = Field(1, ge=1)
-    """Size of the key-value cache on a CPU, in GiB."""
-    n_threads: int | None = Field(None, ge=1)
-    """CPU threads; left out: as many as there are cores, or OMP_NUM_THREADS."""
-    extra_args: tuple[str, ...] = ()
-    """Further arguments of `vllm serve`. The engine's signature does not tell them: none that change answers."""
-
-
-class Limits(_Settings):
+class Limits(Settings):
     """What the gateway takes on before it refuses."""
 
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024)
@@ -72,25 +38,34 @@ class Limits(_Settings):
     max_prompts: int = Field(128, ge=1)
     """Most prompts in one request to /v1/completions."""
     max_requests: int = Field(256, ge=1)
-    """Requests under way at once, generating or waiting in the engine; one more is answered 429."""
+    """Requests at the engine at once, generating or waiting there; further ones wait in the gateway."""
+    max_waiting: int = Field(512, ge=0)
+    """Requests that wait in the gateway; one more is answered 429 with Retry-After."""
+    max_low_priority: int = Field(8, ge=1)
+    """A request of low priority (`llmops batch`) begins only while fewer than so many of any kind are at the engine."""
     max_headers: int = Field(100, ge=10)
     """Most headers of a request; more are answered 431."""
     max_header_bytes: int = Field(32 * 1024, ge=1024, le=60 * 1024)
     """Most bytes of all header names and values together; more are answered 431."""
 
 
-class Timeouts(_Settings):
+class Timeouts(Settings):
     """How long the gateway waits, in seconds."""
 
     engine_start_s: float = Field(900.0, gt=0)
     """For the engine to answer after its start."""
     answer_s: float = Field(600.0, gt=0)
-    """For one whole answer; then the client gets 504 and the engine stops working on it."""
+    """For one whole answer, its wait for a place included; then the client gets 504 and the engine stops working on
+    it. A client may ask for less: header x-llmops-deadline-s."""
+    queue_s: float = Field(30.0, gt=0)
+    """For a place at the engine, while others have them all; then the client gets 503 with Retry-After."""
+    body_s: float = Field(30.0, gt=0)
+    """For all of a request's body to come; then the client gets 408."""
     drain_s: float = Field(30.0, ge=0)
     """For running requests to finish when serving stops or the engine is restarted; then they are cut off."""
 
 
-class Tls(_Settings):
+class Tls(Settings):
     """HTTPS instead of HTTP. Read at the start: a renewed certificate needs a new start."""
 
     certificate: Path
@@ -99,7 +74,7 @@ class Tls(_Settings):
     """PEM file with its private key, without a passphrase."""
 
 
-class Price(_Settings):
+class Price(Settings):
     """What 1,000 tokens cost."""
 
     prompt: float = Field(0.0, ge=0)
@@ -108,14 +83,14 @@ class Price(_Settings):
     """Of answers."""
 
 
-class Prices(_Settings):
+class Prices(Settings):
     """What use costs, for `llmops usage`; a change counts from the next start on."""
 
     currency: str = Field(pattern=r"^[A-Z]{3}$")
     """Such as EUR; amounts of two currencies are never added."""
     default: Price = Price()
     """For every model that is not named."""
-    models: dict[str, Price] = {}
+    models: dict[str, Price] = Field(default_factory=dict)
     """By the name that is asked for."""
 
     def cost(self, model: str, n_prompt_tokens: int, n_completion_tokens: int) -> float:
@@ -128,12 +103,23 @@ class Prices(_Settings):
         return (price.prompt * n_prompt_tokens + price.completion * n_completion_tokens) / 1000
 
 
-class ServeProfile(_Settings):
+class Tracing(Settings):
+    """Where OpenTelemetry traces go; needs `pip install 'llmops[otel]'`."""
+
+    endpoint: str = Field(pattern=r"^https?://")
+    """Address that takes OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces."""
+    sample_frac: float = Field(1.0, gt=0, le=1)
+    """Share of traces that begin here and are kept; one that a client begun is kept if the client keeps it."""
+    engine: bool = False
+    """Have a vLLM child send its own spans there, too (`--otlp-traces-endpoint`)."""
+
+
+class ServeProfile(Settings):
     """Everything `llmops serve` needs to know."""
 
     base_model: str
     """As in a recipe: a folder, `pypi:NAME==VERSION/FILE.gguf`, or a hub id."""
-    engine: Annotated[TransformersEngine | VllmEngine, Field(discriminator="kind")]
+    engine: Annotated[TransformersEngine | VllmEngine | HttpEngine, Field(discriminator="kind")]
     """The engine and its settings; `kind` says which."""
     host: str = "127.0.0.1"
     """Address to listen on. Others than loopback need a key first: `llmops key create`."""
@@ -157,6 +143,8 @@ class ServeProfile(_Settings):
     """Certificate and key for HTTPS."""
     prices: Prices | None = None
     """What 1,000 tokens cost; left out: use is counted, not priced."""
+    tracing: Tracing | None = None
+    """Traces of requests; left out: none are made."""
 
     @field_validator("allowed_hosts")
     @classmethod
@@ -204,13 +192,13 @@ def load_profile(path: Path, changes: tuple[tuple[str, object], ...] = ()) -> Se
 
 
 def engine_spec(profile: ServeProfile, base: Base) -> EngineSpec:
-    """What the engine is told for this profile on this machine."""
-    engine = profile.engine
-    device = engine.device
+    """What the engine is told for this profile on this machine, or was told by whoever runs it."""
+    engine, tracing = profile.engine, profile.tracing
+    device: str = engine.device
     if device == "auto":
         device = "cuda" if _NVIDIA_DEVICE.exists() else "cpu"
     spec = EngineSpec(
-        kind=engine.kind,
+        kind="transformers",
         base_path=base.path,
         base_name=base.model_name,
         base_digest=base.digest,
@@ -219,15 +207,26 @@ def engine_spec(profile: ServeProfile, base: Base) -> EngineSpec:
         max_model_tokens=profile.max_model_tokens,
         max_adapters=profile.slots,
         max_lora_rank=profile.max_lora_rank,
-        max_num_seqs=engine.max_num_seqs,
-        n_threads=engine.n_threads,
     )
+    if isinstance(engine, HttpEngine):
+        return replace(
+            spec,
+            kind=engine.engine,
+            base_name=engine.served_as or base.model_name,
+            quantization=engine.quantization,
+            url=engine.url,
+            replicas=engine.replicas or (engine.url,),
+            adapters_at=engine.adapters_at,
+            device_name=engine.device_name,
+        )
+    spec = replace(spec, max_num_seqs=engine.max_num_seqs, n_threads=engine.n_threads)
     if isinstance(engine, TransformersEngine):
         return spec
     return replace(
         spec,
+        kind="vllm",
         quantization=engine.quantization,
         python=engine.python,
         kv_cache_gib=engine.kv_cache_gib,
-        extra_args=engine.extra_args,
+        extra_args=vllm_arguments(engine, tracing.endpoint if tracing and tracing.engine else None),
     )

@@ -1,23 +1,24 @@
 """The relay: one completion request from a client to the engine and its answer back.
 
-A client that leaves ends the engine's work at once, whether it waits for the first token, reads a stream, or
-waits for a whole answer: its connection is watched beside the work, and the work is cancelled.
+A client that leaves ends the engine's work at once, whether it waits for a place, for the first token, reads a
+stream, or waits for a whole answer; so do a deadline that passes and a gateway that stops (`leash`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-
-import aiohttp
+from functools import partial
+from typing import Any
 
 from llmops.records import Principal
 from llmops.serving.access import Access
-from llmops.serving.exchange import Exchange, engine_refusal
+from llmops.serving.admission import Admission
+from llmops.serving.exchange import Exchange, break_off
 from llmops.serving.http import (
     JSON_TYPE,
     ClientGone,
@@ -31,188 +32,181 @@ from llmops.serving.http import (
     read_body,
     respond,
 )
+from llmops.serving.leash import Leash
 from llmops.serving.limits import BYTES_PER_TOKEN
-from llmops.serving.metrics import Metrics
-from llmops.serving.profile import ServeProfile
+from llmops.serving.metrics import CLIENT_CLOSED, Metrics
+from llmops.serving.profile import Limits, ServeProfile
 from llmops.serving.request_log import Entry, RequestLog
-from llmops.serving.requests import check
+from llmops.serving.requests import Call, check, check_embeddings
 from llmops.serving.rollout.router import Router
 from llmops.serving.rollout.trip import Trip
 from llmops.serving.routes import Asker, Live
+from llmops.serving.tracing import Tracer
+from llmops.serving.upstream import EMBEDDINGS, Upstream
 
-ENGINE_HEADERS = {"content-type": "application/json", "accept-encoding": "identity"}
-KEEPALIVE_S = 3.0  # below the 5 s after which vLLM closes an idle connection
-CLIENT_CLOSED = 499
-AWAY = "engine_unavailable"
+LAST_WORD_S = 2.0
+MAX_REQUEST_ID, MAX_HANDED_ON = 128, 512  # bytes
 SESSION_HEADER, MAX_SESSION_BYTES = b"x-llmops-session", 128
+DEADLINE_HEADER, PRIORITY_HEADER = b"x-llmops-deadline-s", b"x-llmops-priority"
 
 
 @dataclass(frozen=True)
+class Sinks:
+    """Where what is known of requests goes: log, figures, limits and usage, and traces, where there is a tracer."""
+
+    log: RequestLog
+    metrics: Metrics
+    access: Access
+    tracer: Tracer | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Notes:
     """What is known of a request beside its bytes."""
 
     entry: Entry
     headers: list[Header]
     principal: Principal
+    leash: Leash
 
 
 class Relay:
-    """Answers /v1/chat/completions and /v1/completions."""
+    """Answers /v1/chat/completions, /v1/completions and /v1/embeddings."""
 
-    def __init__(
-        self, live: Live, profile: ServeProfile, access: Access, log: RequestLog, metrics: Metrics
-    ) -> None:
-        """Relay by the table in `live`. Call `open` in the event loop."""
+    def __init__(self, live: Live, profile: ServeProfile, sinks: Sinks) -> None:
+        """Relay by the table in `live`, within the profile's limits and times. Call `open` in the event loop."""
         self._live = live
-        self._limits = profile.limits
-        self._timeout = aiohttp.ClientTimeout(total=profile.timeouts.answer_s, sock_connect=5)
-        self._access = access
-        self._log = log
-        self._metrics = metrics
-        self._session: aiohttp.ClientSession | None = None
-        self.router = Router(live, self._ask, self._note)
-        self.n_running = 0
+        self._limits, self._timeouts = profile.limits, profile.timeouts
+        self._log, self._metrics = sinks.log, sinks.metrics
+        self._access, self._tracer = sinks.access, sinks.tracer
+        self._upstream = Upstream(live, self._timeouts.answer_s)
+        self.router = Router(live, self._upstream.ask, self._note)
+        self._leashes: set[Leash] = set()
+        self.admission = Admission(self._limits, self._timeouts.queue_s)
+
+    @property
+    def n_running(self) -> int:
+        """Requests under way: being read, waiting, or being answered."""
+        return len(self._leashes)
 
     def open(self) -> None:
         """Make the connection pool to the engine."""
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S)
-        self._session = aiohttp.ClientSession(
-            connector=connector, timeout=self._timeout, headers=ENGINE_HEADERS
-        )
+        self._upstream.open()
 
     async def close(self) -> None:
         """Close the pool; what still runs on it fails."""
         await self.router.shadows.close()
-        if self._session is not None:
-            await self._session.close()
+        await self._upstream.close()
+
+    async def drain(self, within_s: float) -> None:
+        """Return when nothing runs any more; what does after `within_s` is cut off."""
+        until = time.monotonic() + within_s
+        while True:
+            if not self._leashes or time.monotonic() > until:
+                return self.cut_off()
+            await asyncio.sleep(0.02)
+
+    def cut_off(self) -> None:
+        """End what runs now; its clients are told that serving stops."""
+        for leash in list(self._leashes):
+            leash.pull(Refusal(503, "serving stops; ask again shortly", None, "stopping", 5))
 
     async def complete(self, scope: Scope, receive: Receive, send: Send, principal: Principal) -> None:
         """Answer one request, and log and count it whatever becomes of it."""
         entry = Entry(request_id(scope), scope["path"], time.perf_counter())
         entry.key, entry.tenant = principal.key, principal.tenant
         headers: list[Header] = [(b"x-request-id", entry.request_id.encode())]
-        self.n_running += 1
+        span = self._tracer.begin(scope) if self._tracer is not None else None
+        entry.passed_on = span.asked if span is not None else _client_trace(scope)
+        leash = Leash()
+        self._leashes.add(leash)
         try:
-            await self._complete(scope, receive, send, Notes(entry, headers, principal))
+            with leash:
+                exchange, whole = await self._complete(
+                    scope, receive, send, Notes(entry, headers, principal, leash)
+                )
+            await exchange.finish(whole)
         except Refusal as refusal:
-            entry.status, entry.error = refusal.status, refusal.logged
-            await respond(send, refusal.status, [JSON_TYPE, *headers, *refusal.headers()], refusal.body())
+            await _refused(send, refusal, entry, headers)
         except ClientGone:
             entry.status, entry.error = CLIENT_CLOSED, "the client left"
         except asyncio.CancelledError:
             entry.status, entry.error = 503, "serving stopped before the answer was whole"
             raise
         finally:
-            self.n_running -= 1
+            self._leashes.discard(leash)
             entry.end()
             self._note(entry)
             self._live.meter.observe(entry)
             self._access.settle(entry)
+            if span is not None:
+                span.end(entry)
 
     def _note(self, entry: Entry) -> None:
         """Log and count a request that is over, the client's own or one beside it."""
         self._log.add(entry)
         self._metrics.observe(entry)
 
-    async def _complete(self, scope: Scope, receive: Receive, send: Send, notes: Notes) -> None:
-        entry, headers = notes.entry, notes.headers
-        if self.n_running > self._limits.max_requests:
-            raise Refusal(
-                429, f"{self._limits.max_requests} requests are under way; try again", None, "busy", 1
-            )
+    async def _complete(
+        self, scope: Scope, receive: Receive, send: Send, notes: Notes
+    ) -> tuple[Exchange, bytes | None]:
+        entry, leash = notes.entry, notes.leash
+        if self.admission.full:
+            raise self.admission.refusal()
         entry.charge = self._access.admit(notes.principal)
+        limit_s = _deadline_s(scope, self._timeouts.answer_s)
+        leash.within(self._timeouts.body_s, _body_late)
         body = await read_body(scope, receive, self._limits.max_body_bytes)
         entry.n_prompt_estimate = len(body) // BYTES_PER_TOKEN
-        call = check(parse_object(body), scope["path"].endswith("/chat/completions"), self._limits)
-        table = self._live.table
+        leash.within(limit_s, partial(_late, limit_s))
+        call = _checked(scope["path"], parse_object(body), self._limits)
         entry.stream = call.stream
         entry.model = call.asked[:200]
         entry.user = call.user
+        self._access.accept(notes.principal, call, entry, self._live.table)
+        leash.watch(receive)
+        began = await self._enter(scope, entry)
+        try:
+            return await self._answer(scope, call, send, notes)
+        finally:
+            self.admission.leave(time.perf_counter() - began)
+
+    async def _enter(self, scope: Scope, entry: Entry) -> float:
+        """Take a place at the engine, or wait for one; gives when that was."""
+        low = header(scope, PRIORITY_HEADER) == b"low"
+        if not self.admission.enter(low):
+            entry.known = entry.model in self._live.table.names
+            await self.admission.wait(low)
+        entry.place()
+        return time.perf_counter()
+
+    async def _answer(
+        self, scope: Scope, call: Call, send: Send, notes: Notes
+    ) -> tuple[Exchange, bytes | None]:
+        """Choose who answers, and have it asked."""
+        entry, headers = notes.entry, notes.headers
+        table = self._live.table
         headers.append(table.version_header)
         entry.route_version = table.version
-        self._access.accept(notes.principal, call, entry, table)
         choice = table.choose(call.asked, Asker(_session(scope), call.user, entry.tenant))
         entry.known, entry.propensity = True, choice.propensity
         over = asyncio.Event() if choice.shadow is not None else None
         trip = Trip(scope["path"], call, table, choice, entry, headers, len(headers), send, over)
         try:
-            async with until_gone(receive):
-                exchange, whole = await self.router.answer(trip)
-            await exchange.finish(whole)
+            return await self.router.answer(trip)
         finally:
             if over is not None:
                 over.set()
 
-    async def _ask(self, path: str, exchange: Exchange) -> bytes | None:
-        """Ask the engine; a stream is relayed here and gives None, else the whole body to send.
 
-        Raises:
-            Refusal: the engine refused, is gone, or took too long; nothing was sent to the client yet.
-        """
-        lost = Refusal(502, "the engine was lost before the answer was whole", code="engine_lost")
-        retried = False
-        while True:
-            try:
-                return await self._ask_once(path, exchange)
-            except aiohttp.ServerDisconnectedError:
-                if not (retried or exchange.started):
-                    retried = True  # most likely an idle connection that the engine had closed
-                    continue
-                failure = lost
-            except aiohttp.ClientConnectorError:
-                failure = lost if retried else Refusal(503, "the engine is not reachable", None, AWAY, 2)
-            except TimeoutError:
-                failure = Refusal(
-                    504, f"no whole answer within {self._timeout.total:g} s", code="engine_timeout"
-                )
-            except (aiohttp.ClientError, OSError):
-                failure = lost
-            if not exchange.started:
-                raise failure
-            await exchange.break_off(failure)
-            return None
-
-    async def _ask_once(self, path: str, exchange: Exchange) -> bytes | None:
-        assert self._session is not None
-        async with self._session.post(self._live.engine_url + path, data=exchange.data) as answer:
-            if answer.status == 200 and exchange.call.stream:
-                await exchange.begin()
-                async for data in answer.content.iter_any():
-                    await exchange.relay(data)
-                return None
-            body = await answer.read()
-        if answer.status != 200:
-            raise engine_refusal(answer.status, body)
-        return exchange.whole(body)
-
-
-@asynccontextmanager
-async def until_gone(receive: Receive) -> AsyncIterator[None]:
-    """Run the block, but cancel it as soon as the client leaves.
-
-    Raises:
-        ClientGone: it left.
-    """
-    task = asyncio.current_task()
-    assert task is not None
-    left = False
-
-    async def watch() -> None:
-        nonlocal left
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        left = True
-        task.cancel()
-
-    watcher = asyncio.create_task(watch())
-    try:
-        yield
-    except asyncio.CancelledError:
-        if left and task.uncancel() == 0:
-            raise ClientGone from None
-        raise
-    finally:
-        watcher.cancel()
+async def _refused(send: Send, refusal: Refusal, entry: Entry, headers: list[Header]) -> None:
+    """Tell the client; in the middle of a stream by an event, if it still reads."""
+    if not entry.begun:
+        entry.status, entry.error = refusal.status, refusal.logged
+        await respond(send, refusal.status, [JSON_TYPE, *headers, *refusal.headers()], refusal.body())
+        return
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(break_off(send, refusal, entry, last=True), LAST_WORD_S)
 
 
 def _session(scope: Scope) -> str | None:
@@ -231,6 +225,52 @@ def _session(scope: Scope) -> str | None:
 def request_id(scope: Scope) -> str:
     """The client's x-request-id when it is short and plain, else a new one."""
     given = header(scope, b"x-request-id")
-    if given and len(given) <= 128 and given.isascii() and given.decode().isprintable():
-        return given.decode()
-    return uuid.uuid4().hex
+    return (_short_text(given) if given and len(given) <= MAX_REQUEST_ID else None) or uuid.uuid4().hex
+
+
+def _checked(path: str, body: dict[str, Any], limits: Limits) -> Call:
+    if path == EMBEDDINGS:
+        return check_embeddings(body, limits)
+    return check(body, path.endswith("/chat/completions"), limits)
+
+
+def _deadline_s(scope: Scope, longest_s: float) -> float:
+    """How long this answer may take: the client's header, at most the profile's."""
+    given = header(scope, DEADLINE_HEADER)
+    if given is None:
+        return longest_s
+    try:
+        wanted = float(given)
+    except ValueError:
+        wanted = 0.0
+    if not wanted > 0:
+        name = DEADLINE_HEADER.decode()
+        raise Refusal(
+            400, f"{name}: is {given.decode('latin-1')[:40]!r}; give seconds", name, "invalid_header"
+        )
+    return min(wanted, longest_s)
+
+
+def _client_trace(scope: Scope) -> Callable[[], dict[str, str]] | None:
+    """Gives the headers by which the engine's own trace becomes part of the client's."""
+    parent = _short_text(header(scope, b"traceparent"))
+    if parent is None:
+        return None
+    state = _short_text(header(scope, b"tracestate"))
+    found = {"traceparent": parent} if state is None else {"traceparent": parent, "tracestate": state}
+    return lambda: found
+
+
+def _short_text(value: bytes | None) -> str | None:
+    """A header's value that may be handed on or kept; None for what is long or not plain."""
+    if value and len(value) <= MAX_HANDED_ON and value.isascii() and (text := value.decode()).isprintable():
+        return text
+    return None
+
+
+def _late(seconds: float) -> Refusal:
+    return Refusal(504, f"no whole answer within {seconds:g} s", code="deadline_exceeded")
+
+
+def _body_late() -> Refusal:
+    return Refusal(408, "the request's body did not come in time; send it at once", code="request_timeout")

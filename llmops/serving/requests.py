@@ -60,12 +60,7 @@ def check(body: dict[str, Any], chat: bool, limits: Limits) -> Call:
     Raises:
         Refusal: 400 naming the field that is missing, refused or over its limit.
     """
-    asked = body.get("model")
-    if not isinstance(asked, str) or not asked:
-        raise _bad("model", "name a model; GET /v1/models lists them")
-    for name in REFUSED_FIELDS.keys() & body.keys():
-        if body.pop(name) is not None:
-            raise _bad(name, f"is not accepted here ({REFUSED_FIELDS[name]}); leave it out")
+    asked = _model_of(body)
     for name in ("n", "best_of"):
         _bounded(body, name, limits.max_n)
     stream = body.get("stream") or False
@@ -75,10 +70,21 @@ def check(body: dict[str, Any], chat: bool, limits: Limits) -> Call:
         _check_messages(body)
     else:
         _check_prompts(body, limits)
-    user = body.get("user")
-    if user is not None and (not isinstance(user, str) or len(user) > MAX_USER_CHARACTERS):
-        raise _bad("user", f"is not a text of at most {MAX_USER_CHARACTERS} characters")
-    return Call(body, asked, chat, stream, stream and _usage_option(body), user)
+    return Call(body, asked, chat, stream, stream and _usage_option(body), _user_of(body))
+
+
+def check_embeddings(body: dict[str, Any], limits: Limits) -> Call:
+    """The request for embeddings in `body`.
+
+    Raises:
+        Refusal: 400 naming the field that is missing, refused or over its limit.
+    """
+    asked = _model_of(body)
+    given = body.get("input")
+    if not isinstance(given, str | list) or not given:
+        raise _bad("input", "give a text, token ids, or a list of either")
+    _bounded_list("input", given, limits)
+    return Call(body, asked, False, False, False, _user_of(body))
 
 
 def for_engine(call: Call, target: Target) -> bytes:
@@ -95,6 +101,24 @@ def for_engine(call: Call, target: Target) -> bytes:
 
 def _bad(field: str, problem: str) -> Refusal:
     return Refusal(400, f"{field}: {problem}", param=field, code="invalid_field")
+
+
+def _model_of(body: dict[str, Any]) -> str:
+    """The model that is asked for, once no field is refused; takes fields off that are null."""
+    asked = body.get("model")
+    if not isinstance(asked, str) or not asked:
+        raise _bad("model", "name a model; GET /v1/models lists them")
+    for name in REFUSED_FIELDS.keys() & body.keys():
+        if body.pop(name) is not None:
+            raise _bad(name, f"is not accepted here ({REFUSED_FIELDS[name]}); leave it out")
+    return asked
+
+
+def _user_of(body: dict[str, Any]) -> str | None:
+    user = body.get("user")
+    if user is not None and (not isinstance(user, str) or len(user) > MAX_USER_CHARACTERS):
+        raise _bad("user", f"is not a text of at most {MAX_USER_CHARACTERS} characters")
+    return user
 
 
 def _bounded(body: dict[str, Any], name: str, limit: int) -> None:
@@ -134,5 +158,10 @@ def _check_prompts(body: dict[str, Any], limits: Limits) -> None:
     prompt = body.get("prompt")
     if not isinstance(prompt, str | list) or prompt == []:
         raise _bad("prompt", "give a text, token ids, or a list of either")
-    if isinstance(prompt, list) and not isinstance(prompt[0], int) and len(prompt) > limits.max_prompts:
-        raise _bad("prompt", f"is a list of {len(prompt)}; send at most {limits.max_prompts} in one request")
+    _bounded_list("prompt", prompt, limits)
+
+
+def _bounded_list(name: str, given: str | list[Any], limits: Limits) -> None:
+    """Refuse more texts at once than the limit; a list of numbers is one text's token ids."""
+    if isinstance(given, list) and not isinstance(given[0], int) and len(given) > limits.max_prompts:
+        raise _bad(name, f"is a list of {len(given)}; send at most {limits.max_prompts} in one request")

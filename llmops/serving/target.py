@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -32,8 +31,3 @@ class Target:
             (b"x-llmops-prompt-contract", self.contract.digest().encode()),
             (b"x-llmops-engine", self.engine.encode()),
         )
-
-    @cached_property
-    def model_field(self) -> re.Pattern[bytes]:
-        """Matches the `model` field of the engine's JSON, never text: inside a JSON string its quotes are escaped."""
-        return re.compile(rb'"model":\s?"' + re.escape(self.engine_name.encode()) + rb'"')

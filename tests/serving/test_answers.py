@@ -257,16 +257,16 @@ def test_probes_of_health_and_metrics_count_by_name_and_adapter(
         for line in text.splitlines()
         if not line.startswith("#")
     }
-    labels = f'adapter="{digest12}",model="{model}"'
+    labels = f'adapter="{digest12}",arm="direct",model="{model}"'
     assert values[f'llmops_requests_total{{{labels},status="200"}}'] >= 1
     assert (
         values[
-            f"llmops_tokens_total{{{labels.replace(',', ',kind=' + chr(34) + 'completion' + chr(34) + ',')}}}"
+            f"llmops_tokens_total{{{labels.replace(',model', ',kind=' + chr(34) + 'completion' + chr(34) + ',model')}}}"
         ]
         >= 12
     )
     assert values[f"llmops_ttft_seconds_count{{{labels}}}"] >= 1
-    assert values['llmops_requests_total{adapter="none",model="unknown",status="404"}'] >= 1
+    assert values['llmops_requests_total{adapter="none",arm="none",model="unknown",status="404"}'] >= 1
     assert values["llmops_engine_up"] == 1
 
 

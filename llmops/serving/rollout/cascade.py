@@ -67,10 +67,10 @@ class Draft:
 
 def goes_on_at_once(call: Call, cascade: Cascade) -> bool:
     """Whether the first model is not asked at all: the prompt is too long for it, or cannot be judged by its tokens."""
-    most = cascade.rule.max_characters
-    if most is not None and n_characters(call) > most:
+    if not call.chat and (call.body.get("echo") or "prompt" not in call.body):
         return True
-    return not call.chat and bool(call.body.get("echo"))
+    most = cascade.rule.max_characters
+    return most is not None and n_characters(call) > most
 
 
 def n_characters(call: Call) -> int:
