@@ -17,6 +17,7 @@ from llmops.cli import (
     adapter,
     approve,
     base,
+    batch,
     compare,
     data,
     evaluate,
@@ -66,6 +67,7 @@ app.command("push")(export.push)
 app.command("card")(export.card)
 app.command("serve")(serve.serve)
 app.command("stop")(serve.stop)
+app.command("batch")(batch.batch)
 evaluate.app.command("compare")(compare.compare)
 evaluate.app.command("grow")(grow.grow)
 evaluate.app.command("judge")(judge.judge)
