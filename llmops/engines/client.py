@@ -66,16 +66,21 @@ class EngineClient:
 
     async def models(self) -> list[str]:
         """Names that are served: the base first, then the loaded adapters."""
+        return [str(card["id"]) for card in await self.cards()]
+
+    async def cards(self) -> list[dict[str, Any]]:
+        """The model cards of what is served, as OpenAI has them."""
         answer = await self._ask("GET", "/v1/models")
         try:
-            return [model["id"] for model in answer["data"]]
+            cards: list[dict[str, Any]] = answer["data"]
+            if all("id" in card for card in cards):
+                return cards
         except (KeyError, TypeError):
-            raise EngineFailed(
-                f"engine {self.url}: /v1/models answered {answer!r:.200} where a list is needed"
-            ) from None
+            pass
+        raise EngineFailed(f"engine {self.url}: /v1/models answered {answer!r:.200} where a list is needed")
 
-    async def load_adapter(self, name: str, path: Path) -> None:
-        """Load the adapter files in `path` under a name that is not in use.
+    async def load_adapter(self, name: str, path: Path, seen_as: Path | None = None) -> None:
+        """Load the adapter files in `path`, which the engine sees as `seen_as`, under a name that is not in use.
 
         Names are immutable: weights are never swapped under one, which would change running streams and leave
         stale prefix caches. The files must stay where they are while the engine lives: vLLM reads an evicted
@@ -92,7 +97,8 @@ class EngineClient:
             raise BadRequest(
                 f"adapter {name}: {folder} has no adapter_config.json; give the folder of an adapter"
             )
-        await self._ask("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
+        body = {"lora_name": name, "lora_path": str(seen_as or folder)}
+        await self._ask("POST", "/v1/load_lora_adapter", body)
 
     async def unload_adapter(self, name: str) -> None:
         """Forget an adapter's name; requests that run go on.

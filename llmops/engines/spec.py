@@ -23,7 +23,9 @@ class EngineSpec:
     `max_adapters` counts the adapters that may be in use at once (see `unload_frees_slot`), `kv_cache_gib` is
     the size of the key-value cache on a CPU, `n_threads` the CPU threads (None: as many as there are cores).
     `python` names vLLM's interpreter when it lives in a venv of its own. `extra_args` go to the engine as
-    they stand, last.
+    they stand, last. `url` is set for an engine that somebody else runs: completions are asked there, and
+    adapters loaded on each of `replicas`; `adapters_at` is where it sees the folder of all adapters, and
+    `device_name` the full name of its device.
     """
 
     kind: EngineKind
@@ -42,6 +44,10 @@ class EngineSpec:
     kv_cache_gib: int = 1
     n_threads: int | None = None
     extra_args: tuple[str, ...] = ()
+    url: str | None = None
+    replicas: tuple[str, ...] = ()
+    adapters_at: Path | None = None
+    device_name: str | None = None
 
     @property
     def on_cpu(self) -> bool:

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from llmops.chat import require_same_contract
+from llmops.engines.client import EngineClient
 from llmops.engines.proof import Proof, prove, rounding_nats
 from llmops.engines.servability import require_servable
 from llmops.errors import BadRequest, CouldNotRun, EngineFailed, InvalidEvidence, LlmopsError
@@ -82,7 +83,7 @@ class Fleet:
     def operator_names(self) -> dict[str, Target]:
         """The base and loaded adapters by immutable name."""
         base = self.session.base_target
-        return {base.engine_name: base} | {
+        return {self.session.base.model_name: base} | {
             entry.record.model_name: entry.target for entry in self._loaded.values()
         }
 
@@ -105,9 +106,9 @@ class Fleet:
         require_servable(path, f"adapter {record.model_name}")
         await self._make_room(weight)
         self._n_used += 1
-        await self.session.client.load_adapter(record.model_name, path)
+        holders = await self.session.load_adapter(record.model_name, path)
         target = Target(record.model_name, record.adapter, contract, self.session.engine_digest)
-        entry = Loaded(record, target, await self._proved(record))
+        entry = Loaded(record, target, await self._proved(record, holders))
         self._loaded[record.adapter] = entry
         self._publish()
         return entry
@@ -120,29 +121,54 @@ class Fleet:
         if self.session.spec.unload_frees_slot:
             await self._unload(entry)
 
-    async def _proved(self, record: AdapterRecord) -> Proof:
-        client, base = self.session.client, self.session.base.model_name
+    async def repair(self) -> None:
+        """Load and prove again what a replica of somebody else's engine lost by a restart."""
+        if self.session.spec.url is None:
+            return
+        for client in self.session.clients:
+            try:
+                there = set(await client.models())
+                for entry in self.loaded:
+                    if entry.record.model_name not in there:
+                        await self._reload(entry, client)
+            except LlmopsError as error:
+                log.warning("engine %s: %s", client.url, error)
+
+    async def _reload(self, entry: Loaded, client: EngineClient) -> None:
+        record = entry.record
+        path = await asyncio.to_thread(self._registry.store.path, "adapter", record.adapter)
+        await self.session.load_adapter(record.model_name, path)
+        await self._require_applied(record, client)
+        log.info("adapter %s loaded and proved again on %s", record.model_name, client.url)
+
+    async def _proved(self, record: AdapterRecord, holders: tuple[EngineClient, ...]) -> Proof:
+        """The proof of the last of the replicas that hold it, after all gave theirs."""
         started = time.monotonic()
         try:
-            if record.model_name not in await client.models():
-                raise EngineFailed(
-                    f"adapter {record.model_name}: the engine took it and does not list it; see its log"
-                )
-            probes = await asyncio.to_thread(self._registry.probes, record)
-            proof = await prove(
-                client, base, record.model_name, probes, rounding_nats(self.session.signature)
-            )
-            if not proof.passed:
-                raise ProofFailed(
-                    f"adapter {record.model_name} is not applied by the engine: {proof.reason}", proof
-                )
-            await client.warm_up(record.model_name, probes.token_ids[0][:WARM_UP_TOKENS])
+            for client in holders:
+                proof = await self._require_applied(record, client)
             body = {"adapter": record.adapter, "engine": self.session.engine_digest}
             await asyncio.to_thread(self._registry.ledger.append, "adapter.proved", body)
         except Exception:
             await self._forget(record.model_name)
             raise
         log.info("adapter %s loaded and proved in %.2f s", record.model_name, time.monotonic() - started)
+        return proof
+
+    async def _require_applied(self, record: AdapterRecord, client: EngineClient) -> Proof:
+        """The proof that one replica lists, applies and answers with an adapter."""
+        if record.model_name not in await client.models():
+            raise EngineFailed(
+                f"adapter {record.model_name}: the engine took it and does not list it; see its log"
+            )
+        base, limit = self.session.spec.base_name, rounding_nats(self.session.signature)
+        probes = await asyncio.to_thread(self._registry.probes, record)
+        proof = await prove(client, base, record.model_name, probes, limit)
+        if not proof.passed:
+            raise ProofFailed(
+                f"adapter {record.model_name} is not applied by the engine: {proof.reason}", proof
+            )
+        await client.warm_up(record.model_name, probes.token_ids[0][:WARM_UP_TOKENS])
         return proof
 
     def _require_fit(self, record: AdapterRecord) -> None:
@@ -196,7 +222,7 @@ class Fleet:
 
     async def _forget(self, name: str) -> None:
         try:
-            await self.session.client.unload_adapter(name)
+            await self.session.unload_adapter(name)
         except (EngineFailed, BadRequest) as error:
             log.warning("adapter %s could not be unloaded: %s", name, error)
 

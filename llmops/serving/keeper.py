@@ -130,7 +130,9 @@ class Keeper:
             if fleet is None or self._work.locked():
                 continue
             if time.monotonic() - asked_at > HEALTH_EVERY_S and fleet.session.process.alive():
-                n_unhealthy = 0 if await fleet.session.client.healthy() else n_unhealthy + 1
+                n_unhealthy = 0 if await fleet.session.healthy() else n_unhealthy + 1
+                async with self._work:
+                    await fleet.repair()
                 asked_at = time.monotonic()
             if not fleet.session.process.alive():
                 await self._recover(fleet, fleet.session.process.last_words("while serving"))

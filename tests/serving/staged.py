@@ -301,7 +301,7 @@ async def _serve(
         process = Process(_spec(base), engine.url, workspace.logs / "engine.log", runner)
         engines.append(engine)
         processes.append(process)
-        return Session(process, EngineClient(engine.url), base, signature(_spec(base), VERSION))  # type: ignore[arg-type]
+        return Session(process, (EngineClient(engine.url),), base, signature(_spec(base), VERSION))  # type: ignore[arg-type]
 
     try:
         with patch.object(keeper, "start_session", start_session), serve_lock(workspace) as lock:
