@@ -251,7 +251,7 @@ CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
         ("chat/completions", CHAT | {"model": "nobody"}, 404, "model", "`nobody` does not exist"),
         ("completions", {"prompt": "x", "model": "nobody"}, 404, "model", "`nobody` does not exist"),
         ("chat/completions", CHAT | {"frequency_penalty": 0.5}, 400, "frequency_penalty", "not supported"),
-        ("chat/completions", CHAT | {"tools": [{"type": "function"}]}, 400, "tools", "not supported"),
+        ("chat/completions", CHAT | {"tools": [{"type": "function"}]}, 400, "tools", "Field required"),
         ("chat/completions", CHAT | {"temprature": 0}, 400, "temprature", "not a field"),
         ("chat/completions", CHAT | {"temperature": -1}, 400, "temperature", "greater than or equal to 0"),
         ("chat/completions", CHAT | {"top_p": 0}, 400, "top_p", "greater than 0"),

@@ -130,7 +130,7 @@ async def _serve(model: LanguageModel, listener: socket.socket, args: argparse.N
 
     loop = asyncio.get_running_loop()
     batcher = Batcher(model, Limits(args.max_num_seqs, args.max_waiting), loop)
-    preparer = Preparer(model.tokenizer, model.max_model_len, model.vocab_size)
+    preparer = Preparer(model.tokenizer, model.max_model_len, model.vocab_size, model.grammars)
     server = Server(batcher, Catalog(model, batcher), preparer, _about(model))
     runner = web.AppRunner(
         server.app(), handler_cancellation=True, access_log=None, shutdown_timeout=args.shutdown_timeout

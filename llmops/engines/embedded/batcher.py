@@ -168,7 +168,7 @@ class Batcher:
             return
         try:
             for row in group:
-                row.begin(self._model.tokenizer, self._model.device)
+                row.begin(self._model.tokenizer, self._model.device, self._model.grammars)
             block, logits = self._prefill(group)
             self._accept(group, logits)
         except Exception as error:
@@ -231,7 +231,7 @@ class Batcher:
     def _accept(self, rows: list[Row], logits: torch.Tensor) -> None:
         """Choose the next token of each row from fp32 logits [B, V] and hand it over with what it reports."""
         samplings = [row.request.sampling for row in rows]
-        chosen = pick_tokens(logits, samplings, [row.generator for row in rows])
+        chosen = pick_tokens(_formed(rows, logits), samplings, [row.generator for row in rows])
         tokens = [TokenLogprob(token_id) for token_id in chosen]
         asked = [i for i, sampling in enumerate(samplings) if sampling.n_logprobs is not None]
         if asked:
@@ -275,6 +275,18 @@ class Batcher:
 def _deliver(news: list[tuple[Callable[[Progress], None], Progress]]) -> None:
     for sink, progress in news:
         sink(progress)
+
+
+def _formed(rows: list[Row], logits: torch.Tensor) -> torch.Tensor:
+    """The logits [B, V], without the tokens that a row's form does not allow next."""
+    if all(row.form is None for row in rows):
+        return logits
+    return torch.stack(
+        [
+            row_logits if row.form is None else row.form.masked(row_logits)
+            for row, row_logits in zip(rows, logits, strict=True)
+        ]
+    )
 
 
 def _echoes(row: Row) -> bool:

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from llmops.engines.embedded.adapters import AdapterBank
 from llmops.engines.embedded.cache import KVBlock
+from llmops.engines.embedded.grammar import Grammars
 from llmops.errors import EngineFailed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
@@ -56,6 +57,7 @@ class LanguageModel:
         self.vocab_size = int(net.get_input_embeddings().weight.shape[0])
         self.eos_ids = _eos_ids(self.tokenizer, net)
         self.pad_id = min(self.eos_ids, default=0)
+        self.grammars = Grammars(self.tokenizer, self.vocab_size, self.eos_ids)
         self.adapters = AdapterBank(self.net, spec.max_loras)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from jinja2 import TemplateError
 
+from llmops.engines.embedded.grammar import Grammars, grammar_of
 from llmops.engines.embedded.protocol import (
     DEFAULT_COMPLETION_TOKENS,
     Call,
@@ -20,9 +22,10 @@ from llmops.engines.embedded.sampling import Sampling
 class Preparer:
     """Turns requests into token ids with the served tokenizer and chat template."""
 
-    def __init__(self, tokenizer: Any, max_model_len: int, vocab_size: int) -> None:
+    def __init__(self, tokenizer: Any, max_model_len: int, vocab_size: int, grammars: Grammars) -> None:
         """`max_model_len` bounds prompt and answer together, in tokens."""
         self.tokenizer = tokenizer
+        self._grammars = grammars
         self._max_model_len = max_model_len
         self._vocab_size = vocab_size
 
@@ -35,7 +38,8 @@ class Preparer:
         asked = request.max_completion_tokens or request.max_tokens
         max_tokens = self._answer_tokens(prompt, asked)
         n_logprobs = (request.top_logprobs or 0) if request.logprobs else None
-        return _call(request, [prompt], request.sampling(max_tokens, n_logprobs, None))
+        sampling = self._formed(request, request.sampling(max_tokens, n_logprobs, None))
+        return _call(request, [prompt], sampling)
 
     def completion(self, request: CompletionRequest) -> Call:
         """Tokenize the prompts as they are; raises RequestRefused. `max_tokens` 0 needs `echo`."""
@@ -48,14 +52,27 @@ class Preparer:
         for prompt in prompts:
             self._check_fits(prompt)
         sampling = request.sampling(max_tokens, request.logprobs, request.logprobs if request.echo else None)
-        return _call(request, prompts, sampling)
+        return _call(request, prompts, self._formed(request, sampling))
+
+    def _formed(self, request: ChatRequest | CompletionRequest, sampling: Sampling) -> Sampling:
+        """The sampling, with the form that the answer must have."""
+        grammar = grammar_of(request.response_format, request.structured_outputs)
+        if grammar is None:
+            return sampling
+        self._grammars.check(grammar)
+        return replace(sampling, grammar=grammar)
 
     def _rendered(self, request: ChatRequest) -> Prompt:
         turns = [message.flat() for message in request.messages]
         if self.tokenizer.chat_template is None:
             raise RequestRefused("messages: this model has no chat template; use /v1/completions", "messages")
+        tools = _tools(request)
+        if tools and "tools" not in self.tokenizer.get_chat_template(tools=tools):
+            raise RequestRefused("tools: this model's chat template has no place for them", "tools")
         try:
-            text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            text = self.tokenizer.apply_chat_template(
+                turns, tools=tools, tokenize=False, add_generation_prompt=True
+            )
         except (TemplateError, TypeError, ValueError) as error:
             raise RequestRefused(f"messages: the chat template refuses them ({error})", "messages") from error
         return Prompt(tuple(self.tokenizer.encode(text, add_special_tokens=False)), text)
@@ -111,7 +128,15 @@ def _call(request: ChatRequest | CompletionRequest, prompts: list[Prompt], sampl
         echo=isinstance(request, CompletionRequest) and bool(request.echo),
         return_token_ids=bool(request.return_token_ids),
         tokens_as_ids=bool(request.return_tokens_as_token_ids),
+        tools=isinstance(request, ChatRequest) and bool(_tools(request)),
     )
+
+
+def _tools(request: ChatRequest) -> list[dict[str, Any]] | None:
+    """What the template is told of tools; None when the answer must not call any."""
+    if not request.tools or request.tool_choice == "none":
+        return None
+    return [tool.model_dump(exclude_none=True) for tool in request.tools]
 
 
 def _check_together(request: ChatRequest | CompletionRequest) -> None:

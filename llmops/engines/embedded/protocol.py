@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llmops.engines.embedded.sampling import Sampling
@@ -34,8 +35,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "repetition_penalty": (None, 1),
     "length_penalty": (None, 1),
     "logit_bias": (None, {}),
-    "response_format": (None, {"type": "text"}),
-    "structured_outputs": (None,),
     "tools": (None, []),
     "tool_choice": (None, "none", "auto"),
     "parallel_tool_calls": (None, True, False),
@@ -96,18 +95,93 @@ class TextPart(_Strict):
     text: str
 
 
+class CalledFunction(_Strict):
+    """What an earlier answer called; `arguments` is JSON."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(_Strict):
+    """One call of an earlier answer."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class Message(_Strict):
     """One turn of a conversation."""
 
     role: Annotated[str, Field(min_length=1)]
-    content: str | list[TextPart]
+    content: str | list[TextPart] | None = None
     name: str | None = None
+    refusal: None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
 
-    def flat(self) -> dict[str, str]:
-        """Return the turn with its text parts joined by newlines, as vLLM does for a text-only template."""
-        if isinstance(self.content, str):
-            return {"role": self.role, "content": self.content}
-        return {"role": self.role, "content": "\n".join(part.text for part in self.content)}
+    def flat(self) -> dict[str, Any]:
+        """Return the turn as templates read it: text parts joined by newlines and arguments as objects, as in vLLM."""
+        text = (
+            self.content if isinstance(self.content, str) else "\n".join(p.text for p in self.content or ())
+        )
+        turn: dict[str, Any] = {"role": self.role, "content": text}
+        if self.tool_calls:
+            turn["tool_calls"] = [_as_object(call) for call in self.tool_calls]
+        if self.tool_call_id is not None:
+            turn["tool_call_id"] = self.tool_call_id
+        if self.name is not None and self.role == "tool":
+            turn["name"] = self.name
+        return turn
+
+
+def _as_object(call: ToolCall) -> dict[str, Any]:
+    try:
+        arguments = orjson.loads(call.function.arguments or "{}")
+    except orjson.JSONDecodeError:
+        raise RequestRefused("messages: arguments of a tool call are not JSON", "messages") from None
+    function = {"name": call.function.name, "arguments": arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+class Function(_Strict):
+    """What the model may call."""
+
+    name: Annotated[str, Field(min_length=1)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(_Strict):
+    """One tool; functions are the only kind."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class NamedSchema(_Strict):
+    """A JSON schema as OpenAI wraps it; it is followed whether `strict` or not."""
+
+    name: str
+    description: str | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None
+
+
+class ResponseFormat(_Strict):
+    """What the answer must be."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+
+
+class StructuredOutputs(_Strict):
+    """What the answer must be, in vLLM's words; one of them."""
+
+    json_: Annotated[dict[str, Any] | None, Field(alias="json")] = None
+    regex: str | None = None
+    choice: Annotated[list[str], Field(min_length=1)] | None = None
 
 
 class _Generation(_Strict):
@@ -128,6 +202,8 @@ class _Generation(_Strict):
     skip_special_tokens: bool | None = True
     return_token_ids: bool | None = False
     return_tokens_as_token_ids: bool | None = False
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     def sampling(self, max_tokens: int, n_logprobs: int | None, n_prompt_logprobs: int | None) -> Sampling:
         """Return the record of how each row generates."""
@@ -152,6 +228,8 @@ class ChatRequest(_Generation):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = False
@@ -198,7 +276,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Call:
-    """A request ready to run: every prompt is answered `n` times."""
+    """A request ready to run: every prompt is answered `n` times. `tools`: calls are looked for in the answers."""
 
     chat: bool
     model: str
@@ -210,6 +288,7 @@ class Call:
     echo: bool = False
     return_token_ids: bool = False
     tokens_as_ids: bool = False
+    tools: bool = False
 
 
 RequestT = TypeVar("RequestT", bound=BaseModel)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from llmops.engines.embedded.calls import CallScanner, split_calls
 from llmops.engines.embedded.protocol import Call, Prompt
 from llmops.engines.embedded.row import Progress
 from llmops.engines.embedded.sampling import TokenLogprob
@@ -45,6 +46,7 @@ class Writer:
     tokenizer: Any
     n_generated: int = 0
     _offsets: dict[int, int] = field(default_factory=dict)
+    _scanners: dict[int, CallScanner] = field(default_factory=dict)
 
     @cached_property
     def _head(self) -> Body:
@@ -73,8 +75,20 @@ class Writer:
         choices = [self._choice(index, answer, first=True) for index, answer in enumerate(answers)]
         if self.call.chat:
             for choice in choices:
-                choice["message"] = {"role": "assistant", "content": choice.pop("text"), "refusal": None}
+                choice["message"] = self._message(choice)
         return {**self._head, "choices": choices, "usage": self.usage}
+
+    def _message(self, choice: Body) -> Body:
+        text: str = choice.pop("text")
+        calls: list[Body] = []
+        if self.call.tools:
+            text, calls = split_calls(text)
+        message = {"role": "assistant", "content": text, "refusal": None}
+        if not calls:
+            return message
+        if choice["finish_reason"] == "stop":
+            choice["finish_reason"] = "tool_calls"
+        return {**message, "content": text or None, "tool_calls": calls}
 
     def role_chunk(self, index: int) -> Body:
         """Return the chunk that opens answer `index` of a chat stream."""
@@ -86,13 +100,28 @@ class Writer:
     def chunk(self, index: int, piece: Progress, first: bool) -> Body | None:
         """Return the chunk for a piece of answer `index`, or None where it would say nothing."""
         choice = self._choice(index, piece, first)
+        calls = self._scanned(index, choice) if self.call.tools else []
         silent = not choice["text"] and piece.finish_reason is None
         if silent and not self.call.return_token_ids and choice["logprobs"] is None:
             return None
         if self.call.chat:
             text = choice.pop("text")
             choice["delta"] = {"content": text} if text or piece.finish_reason is None else {}
+            if calls:
+                choice["delta"]["tool_calls"] = [{"index": i, **call} for i, call in enumerate(calls)]
         return {**self._head, "choices": [choice]}
+
+    def _scanned(self, index: int, choice: Body) -> list[Body]:
+        """Hold back what may be a tool call; with the last piece, the calls."""
+        scanner = self._scanners.setdefault(index, CallScanner())
+        choice["text"] = scanner.push(choice["text"])
+        if choice["finish_reason"] is None:
+            return []
+        text, calls = scanner.end()
+        choice["text"] += text
+        if calls and choice["finish_reason"] == "stop":
+            choice["finish_reason"] = "tool_calls"
+        return calls
 
     def usage_chunk(self) -> Body:
         """Return the last chunk of a stream with `stream_options.include_usage`."""

@@ -10,6 +10,7 @@ import torch
 
 from llmops.engines.embedded.adapters import BASE
 from llmops.engines.embedded.detokenize import StopScanner, TextStream
+from llmops.engines.embedded.grammar import Form, Grammars
 from llmops.engines.embedded.sampling import Sampling, TokenLogprob, make_generator
 
 
@@ -50,6 +51,7 @@ class Row:
         self.cancelled = False
         self.finish_reason: str | None = None
         self.generator: torch.Generator
+        self.form: Form | None = None
         self.prompt: list[TokenLogprob] = []
         self._stop_reason: int | str | None = None
         self._n_generated = 0
@@ -57,10 +59,12 @@ class Row:
         self._new_text = ""
         self._new_tokens: list[TokenLogprob] = []
         self._prompt_reported = False
+        self._error: str | None = None
 
-    def begin(self, tokenizer: Any, device: torch.device) -> None:
+    def begin(self, tokenizer: Any, device: torch.device, grammars: Grammars) -> None:
         """Make ready to generate."""
         sampling = self.request.sampling
+        self.form = grammars.form(sampling.grammar) if sampling.grammar is not None else None
         self.generator = make_generator(sampling.seed, device)
         self._text = TextStream(tokenizer, self.request.prompt_ids, sampling.skip_special_tokens)
         self._scanner = StopScanner(sampling.stop)
@@ -82,8 +86,20 @@ class Row:
             self._finish("stop", None)
         else:
             self._say(self._text.push(token.token_id))
+            if self.finish_reason is None and self._formed(token.token_id) and self.finish_reason is None:
+                self._finish("stop", None)
             if self.finish_reason is None and self._n_generated >= sampling.max_tokens:
                 self._finish("length", None)
+
+    def _formed(self, token_id: int) -> bool:
+        """Go on in the answer's form; whether it is complete."""
+        if self.form is None:
+            return False
+        self.form.accept(token_id)
+        self._error = self.form.problem
+        if self._error is not None:
+            self.finish_reason = "error"
+        return self.form.done
 
     def end_without_tokens(self) -> None:
         """Finish a row that wanted its prompt's log-probabilities and no answer."""
@@ -97,7 +113,12 @@ class Row:
         if self.prompt and not self._prompt_reported:
             prompt, self._prompt_reported = tuple(self.prompt), True
         progress = Progress(
-            self._new_text, tuple(self._new_tokens), self.finish_reason, self._stop_reason, prompt
+            self._new_text,
+            tuple(self._new_tokens),
+            self.finish_reason,
+            self._stop_reason,
+            prompt,
+            self._error,
         )
         self._new_text, self._new_tokens = "", []
         return progress

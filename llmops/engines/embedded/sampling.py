@@ -17,7 +17,10 @@ GREEDY_BELOW = 1e-5
 
 @dataclass(frozen=True)
 class Sampling:
-    """How one row generates. `n_logprobs` None reports none; 0 reports the chosen token alone."""
+    """How one row generates. `n_logprobs` None reports none; 0 reports the chosen token alone.
+
+    `grammar` is what the answer must look like, see `grammar`.
+    """
 
     max_tokens: int
     temperature: float = 1.0
@@ -31,6 +34,7 @@ class Sampling:
     skip_special_tokens: bool = True
     n_logprobs: int | None = None
     n_prompt_logprobs: int | None = None
+    grammar: str | None = None
 
     @property
     def greedy(self) -> bool:
