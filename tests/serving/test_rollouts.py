@@ -19,7 +19,7 @@ from tests.serving.staged import Staged, staged_gateway
 
 REASON = "written for this test"
 PLAN = """\
-steps: [0.5, 0.8]
+steps: [0.4, 0.6]
 votes: {looks: [20, 40], margin: 0.2}
 slo: {min_requests: 20, max_error_share: 0.1}
 """

@@ -11,6 +11,7 @@ from llmops.evals.gate import load_gate
 from llmops.evals.judge.load import load_judge
 from llmops.evals.suite import SuiteConfig
 from llmops.feedback.campaign_file import load_campaign_file
+from llmops.registry.rollout_plans import load_canary_plan
 from llmops.serving.profile import load_profile
 from llmops.settings import find_workspace, load_yaml
 from llmops.train.recipe import load_recipe
@@ -20,6 +21,7 @@ READERS = {
     "recipes": load_recipe,
     "recipes/jobs": lambda path: list(yaml.safe_load_all(path.read_text())),  # for other programs
     "serving": load_profile,
+    "serving/rollouts": load_canary_plan,
     "evals/suites": lambda path: load_yaml(path, SuiteConfig),
     "evals/gates": load_gate,
     "evals/judges": load_judge,
