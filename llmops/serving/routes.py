@@ -106,10 +106,10 @@ class RouteTable:
         route = self.names.get(asked)
         if route is None or self.down is not None or route.target is None:
             return self._direct(asked)
-        edges = route.plan.edges
-        if not edges:
+        plan = route.plan
+        if not plan.arms:
             return route.choices[-1]
-        return route.choices[bisect_right(edges, route.plan.place(who))]
+        return route.choices[bisect_right(plan.edges, plan.place(who))]
 
     def _direct(self, asked: str) -> Choice:
         found = self._chosen.get(asked)
