@@ -7,7 +7,7 @@ event in one transaction, so what the page calls saved is durable and in the cha
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,11 +60,10 @@ class RatingBook(CampaignRows):
     def __init__(self, store: Store, ledger: Ledger, campaign: Campaign) -> None:
         """Read the campaign's items (verified)."""
         super().__init__(ledger, campaign)
-        self._all = load_items(store, campaign)
+        self._index(load_items(store, campaign))
         if is_added_to(campaign):
             with ledger.engine.connect() as connection:
                 self._refresh(connection)
-        self._index()
 
     def next(self, rater: str) -> Showing | None:
         """The next item for a rater, its sides drawn and kept; None when there is none left for them.
@@ -159,25 +158,24 @@ class RatingBook(CampaignRows):
         """The ratings that count, superseded ones too: neither of gold items or repeats, nor of raters who withdrew."""
         with self._ledger.engine.connect() as connection:
             taken_back = withdrawn_in(connection)
-        counting = {item.digest for item in self.items()}
-        return [row for row in without(self.ratings(), taken_back) if row.item in counting]
+        return [row for row in without(self.ratings(), taken_back) if row.item in self._counting]
 
     def items(self) -> list[Item]:
         """The items that count, in the campaign's order."""
-        return [item for item in self._all if item.counts]
+        return list(self._counting.values())
 
     def all_items(self) -> list[Item]:
         """All items in the campaign's order, gold ones and repeats too."""
-        return list(self._all)
+        return list(self._by_digest.values())
 
     def standing(self, rater: str | None = None) -> Standing:
         """How far the campaign is, and how many items this rater rated or skipped."""
         with self._ledger.engine.connect() as connection:
             self._refresh(connection)
             answers = answers_in(connection, self._digest)
-        n_full = sum(answers.votes[i.digest] >= self.votes_of(i) for i in self.items())
+        n_full = sum(answers.votes[digest] >= self.votes_of(i) for digest, i in self._counting.items())
         mine = answers.by(require_rater(rater)) if rater else {}
-        return Standing(len(self.items()), n_full, sum(i.digest in mine for i in self.items()))
+        return Standing(len(self._counting), n_full, sum(digest in mine for digest in self._counting))
 
     def votes_of(self, item: Item) -> int:
         """How many votes an item is to have."""
@@ -203,11 +201,11 @@ class RatingBook(CampaignRows):
     def _refresh(self, connection: Connection) -> None:
         """Items that joined or whose texts were deleted since."""
         if is_added_to(self.campaign):
-            self._all = added_items(connection, self._digest)
-            self._index()
+            self._index(added_items(connection, self._digest))
 
-    def _index(self) -> None:
-        self._by_digest = {item.digest: item for item in self._all}
+    def _index(self, items: Sequence[Item]) -> None:
+        self._by_digest = {item.digest: item for item in items}  # an item's digest is computed anew each time
+        self._counting = {digest: item for digest, item in self._by_digest.items() if item.counts}
 
     def _waiting(
         self, connection: Connection, rater: str, done: Mapping[str, int], load: Mapping[str, int]
@@ -224,22 +222,22 @@ class RatingBook(CampaignRows):
 
     def _choose(self, rater: str, answers: Answers, load: Mapping[str, int]) -> Item | None:
         done = answers.by(rater)
-        campaign, order = self.campaign, list(done)
-        gold = next((i for i in self._all if i.known is not None and i.digest not in done), None)
-        if gold is not None and is_gold_due(campaign.gold_every, f"{self._digest}{rater}", len(done)):
+        others = [(digest, item) for digest, item in self._by_digest.items() if not item.counts]
+        gold = next((item for digest, item in others if item.known is not None and digest not in done), None)
+        if gold is not None and is_gold_due(self.campaign.gold_every, f"{self._digest}{rater}", len(done)):
             return gold
-        repeat = repeat_for([i for i in self._all if i.repeat_of is not None], order)
+        repeat = repeat_for({digest: i for digest, i in others if i.repeat_of is not None}, list(done))
         if repeat is not None:
             return repeat
         turnout = Turnout(len(answers.raters), rater in answers.raters)
-        found = next_item(self._needs(rater, answers, load), campaign.plan, turnout)
+        found = next_item(self._needs(rater, answers, load), self.campaign.plan, turnout)
         return None if found is None else self._by_digest[found]
 
     def _needs(self, rater: str, answers: Answers, load: Mapping[str, int]) -> list[Need]:
         done = answers.by(rater)
         return [
-            Need(i.digest, i.group, self.votes_of(i), load.get(i.digest, 0), i.digest in done)
-            for i in self.items()
+            Need(digest, i.group, self.votes_of(i), load.get(digest, 0), digest in done)
+            for digest, i in self._counting.items()
         ]
 
     def _show(self, connection: Connection, item: Item, rater: str, done: Mapping[str, int]) -> Showing:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from llmops.db import ratings, showings
-from llmops.ratings.withdrawn import is_withdrawn
+from llmops.ratings.withdrawn import withdrawn_of
 
 LEASE_S = 600.0
 """How long an item that is shown to one rater is kept from others who would give a vote too many."""
@@ -38,7 +38,7 @@ def answers_in(connection: Connection, campaign: str) -> Answers:
     c = ratings.c
     query = select(c.item, c.rater, c.choice, c.left).where(c.campaign == campaign, c.live)
     rows = connection.execute(query.where(c.choice != "undone").order_by(c.number)).all()
-    gone = {who for who in {row.rater for row in rows} if is_withdrawn(connection, who)}
+    gone = withdrawn_of(connection)
     votes = [row for row in rows if row.choice != "skip" and row.rater not in gone]
     return Answers(
         Counter(row.item for row in votes),

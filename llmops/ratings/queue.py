@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from llmops.records import Item, VotePlan
@@ -108,18 +108,17 @@ def is_gold_due(every: int, seed: str, n_answered: int) -> bool:
     return place == int.from_bytes(drawn[:4], "big") % every
 
 
-def repeat_for(repeats: Sequence[Item], answered: Sequence[str]) -> Item | None:
-    """The repeat a rater may be asked now, by the items they answered, oldest first; None where there is none.
+def repeat_for(repeats: Mapping[str, Item], answered: Sequence[str]) -> Item | None:
+    """The repeat (by digest) a rater may be asked now, by the items they answered, oldest first; None without any.
 
     Two repeats never follow each other.
     """
-    own = {item.digest for item in repeats}
-    if not answered or answered[-1] in own:
+    if not answered or answered[-1] in repeats:
         return None
     place = {digest: i for i, digest in enumerate(answered)}
-    for item in repeats:
+    for digest, item in repeats.items():
         asked = place.get(item.repeat_of or "")
-        if asked is not None and item.digest not in place and len(answered) - asked > REPEAT_AFTER:
+        if asked is not None and digest not in place and len(answered) - asked > REPEAT_AFTER:
             return item
     return None
 

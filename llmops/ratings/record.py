@@ -9,7 +9,7 @@ from llmops.ledger import Ledger
 from llmops.ratings.added import deleted_items
 from llmops.ratings.moment import answers_in, open_showings
 from llmops.ratings.rows import read_ratings, texts_of
-from llmops.ratings.withdrawn import is_withdrawn
+from llmops.ratings.withdrawn import withdrawn_of
 from llmops.records import Campaign, Rating
 
 
@@ -51,8 +51,6 @@ class CampaignRows:
 
     def withdrawn(self) -> frozenset[str]:
         """The raters of this campaign who have withdrawn."""
+        query = select(ratings.c.rater).where(ratings.c.campaign == self._digest).distinct()
         with self._ledger.engine.connect() as connection:
-            who = connection.execute(
-                select(ratings.c.rater).where(ratings.c.campaign == self._digest).distinct()
-            ).scalars()
-            return frozenset(rater for rater in list(who) if is_withdrawn(connection, rater))
+            return frozenset(connection.execute(query).scalars()) & withdrawn_of(connection)

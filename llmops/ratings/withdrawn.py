@@ -87,6 +87,11 @@ def is_withdrawn(connection: Connection, rater: str) -> bool:
     return connection.execute(query).first() is not None
 
 
+def withdrawn_of(connection: Connection) -> frozenset[str]:
+    """All raters who have withdrawn."""
+    return frozenset(connection.execute(select(withdrawn_raters.c.rater)).scalars())
+
+
 def without(rows: Iterable[Rating], taken_back: frozenset[str]) -> list[Rating]:
     """The ratings that were not taken back."""
     return [row for row in rows if row.digest not in taken_back]

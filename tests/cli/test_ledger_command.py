@@ -108,7 +108,8 @@ def test_ratings_are_verified_with_the_chain(rated: Loop) -> None:
         ("DELETE FROM ratings WHERE number = 3", "#3 is missing from the database"),
         ("DELETE FROM ratings", "#1 is missing from the database"),
         (
-            "INSERT INTO ratings SELECT 9, 'made up', campaign, item, 'eve', showing, left, choice, at, NULL, 1 "
+            "INSERT INTO ratings (number, digest, campaign, item, rater, showing, left, choice, at, supersedes, live) "
+            "SELECT 9, 'made up', campaign, item, 'eve', showing, left, choice, at, NULL, 1 "
             "FROM ratings WHERE number = 1",
             "#9 is not in the ledger",
         ),

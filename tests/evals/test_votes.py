@@ -313,8 +313,9 @@ TOUCHES = {
     "deleted": "DELETE FROM ratings WHERE number = 3",
     "not live": "UPDATE ratings SET live = 0 WHERE number = 3",
     "forged": (
-        "INSERT INTO ratings SELECT 99, substr(digest, 2) || substr(digest, 1, 1), campaign, item, 'eve', "
-        "showing, left, choice, at, supersedes, live FROM ratings WHERE number = 3"
+        "INSERT INTO ratings (number, digest, campaign, item, rater, showing, left, choice, at, supersedes, live) "
+        "SELECT 99, substr(digest, 2) || substr(digest, 1, 1), campaign, item, 'eve', showing, left, choice, at, "
+        "supersedes, live FROM ratings WHERE number = 3"
     ),
 }
 

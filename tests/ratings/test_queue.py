@@ -153,11 +153,12 @@ def test_repeat_comes_after_others_and_never_behind_another() -> None:
     item = Item((Message("user", "q"),), ("a", "b"), "g", "s")
     repeats = [replace(item, source=str(i), repeat_of=f"first {i}") for i in range(2)]
     repeats[1] = replace(repeats[1], answers=("c", "d"))
+    by_digest = {repeat.digest: repeat for repeat in repeats}
     answered = ["first 0", "first 1", *(f"x{i}" for i in range(REPEAT_AFTER - 1))]
-    assert repeat_for(repeats, answered) == repeats[0]
-    assert repeat_for(repeats, answered[:-1]) is None
+    assert repeat_for(by_digest, answered) == repeats[0]
+    assert repeat_for(by_digest, answered[:-1]) is None
     later = [*answered, repeats[0].digest]
-    assert repeat_for(repeats, later) is None
-    assert repeat_for(repeats, [*later, "y"]) == repeats[1]
-    assert repeat_for(repeats, [*later, "y", repeats[1].digest, "z"]) is None
-    assert repeat_for(repeats, []) is None
+    assert repeat_for(by_digest, later) is None
+    assert repeat_for(by_digest, [*later, "y"]) == repeats[1]
+    assert repeat_for(by_digest, [*later, "y", repeats[1].digest, "z"]) is None
+    assert repeat_for(by_digest, []) is None
