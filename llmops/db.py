@@ -184,6 +184,7 @@ usage = Table(
 
 _kept: dict[str, tuple[Engine, object]] = {}  # newest last; with what the file was when it was opened
 _keeping = threading.Lock()
+_turns: dict[str, threading.Lock] = {}
 
 
 def open_database(url: str) -> Engine:
@@ -214,8 +215,29 @@ def writing(engine: Engine) -> Iterator[Connection]:
     Raises:
         StoreError: the database did not take it, or another process held the lock too long; nothing was written.
     """
-    with engine.connect().execution_options(llmops_write=True) as connection, connection.begin():
+    options = {"llmops_write": True}
+    with _turn(engine), engine.connect().execution_options(**options) as connection, connection.begin():
         yield connection
+
+
+@contextmanager
+def _turn(engine: Engine) -> Iterator[None]:
+    """Let a process's writers to an SQLite file in one after another.
+
+    SQLite lets whoever happens to ask next have a free lock: among many threads some would wait until they give up.
+    """
+    if engine.dialect.name != "sqlite":
+        yield
+        return
+    turn = _turns.setdefault(str(engine.url), threading.Lock())
+    if not turn.acquire(timeout=BUSY_TIMEOUT_MS / 1000):
+        raise StoreError(
+            f"database {shown(engine.url)}: could not be written (this process is writing for too long); try again"
+        )
+    try:
+        yield
+    finally:
+        turn.release()
 
 
 @contextmanager
@@ -336,6 +358,7 @@ def _forget_engines() -> None:
     """In a forked child: the parent's connections are the parent's, neither used nor closed here."""
     global _keeping
     _keeping = threading.Lock()
+    _turns.clear()
     for engine, _ in _kept.values():
         engine.dispose(close=False)
     _kept.clear()
