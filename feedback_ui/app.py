@@ -8,17 +8,20 @@ from __future__ import annotations
 import os
 import sys
 
+from llmops.cli.evaluate import endpoint_of
 from llmops.errors import LlmopsError
 from llmops.feedback.page import serve_page
 from llmops.settings import find_workspace
 
 if __name__ == "__main__":
     try:
+        workspace = find_workspace()
         serve_page(
-            find_workspace(),
+            workspace,
             os.environ.get("LLMOPS_CAMPAIGN"),
             int(os.environ.get("GRADIO_SERVER_PORT", "7860")),
             lambda url: print(f"rating page  {url}", flush=True),
+            lambda: endpoint_of(workspace),
         )
     except LlmopsError as error:
         print(error, file=sys.stderr)

@@ -63,6 +63,10 @@ def _load(path: str) -> object:
         from llmops.evals.judge.load import load_judge
 
         return load_judge(full)
+    if path == "feedback_ui/rubric.yaml":
+        from llmops.feedback.rubric import load_rubric
+
+        return load_rubric(full)
     if folder == "feedback_ui":
         from llmops.feedback.campaign_file import load_campaign_file
 

@@ -154,6 +154,12 @@ class Keys:
         with self._engine.connect() as connection:
             return tuple(_key(row) for row in connection.execute(query))
 
+    def find(self, key_id: str) -> Key | None:
+        """The key or password of that id, revoked or not."""
+        with self._engine.connect() as connection:
+            row = connection.execute(select(access_keys).where(access_keys.c.id == key_id)).one_or_none()
+        return None if row is None else _key(row)
+
     def required(self) -> bool:
         """Whether anybody was ever given a key or a password: from then on nothing is open without one."""
         return self.revision() > 0

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, select
 
 from llmops.db import salts, writing
 
-Purpose = Literal["rater", "cache"]
+Purpose = Literal["rater", "cache", "session"]
 
 
 class Salts:

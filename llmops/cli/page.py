@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from llmops.cli.evaluate import endpoint_of
 from llmops.cli.output import Detached, start_detached
 from llmops.errors import CouldNotRun
 from llmops.holder import AlreadyHeld, HeldFile
@@ -20,6 +21,10 @@ def ui(
         str | None, typer.Argument(help="The campaign's name; default: the newest open one.")
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Listen on this port (0: any free).")] = 7860,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(help="What answers typed prompts; default: this workspace's `llmops serve`."),
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Return once it answers; `llmops feedback stop` ends it.")
     ] = False,
@@ -29,7 +34,8 @@ def ui(
 
     workspace = find_workspace()
     if detach:
-        words = ("feedback", "ui", *([name] if name else []), "--port", str(port))
+        asked = [*([name] if name else []), *(["--endpoint", endpoint] if endpoint else [])]
+        words = ("feedback", "ui", *asked, "--port", str(port))
         url = start_detached(Detached(words, workspace.logs / PAGE_LOG, lambda pid: _page_at(workspace, pid)))
         typer.echo(f"rating   {url}")
         return
@@ -41,7 +47,7 @@ def ui(
 
     try:
         with lock.held():
-            serve_page(workspace, name, port, ready)
+            serve_page(workspace, name, port, ready, lambda: endpoint or endpoint_of(workspace))
     except AlreadyHeld as error:
         raise CouldNotRun(
             f"feedback ui: process {error.owner.get('pid')} has this workspace's page at {error.owner.get('url')}; "

@@ -13,7 +13,9 @@ from llmops.settings import find_workspace
 
 
 def withdraw(
-    rater: Annotated[str, typer.Argument(help="The rater, as `llmops feedback ratings` names them.")],
+    rater: Annotated[
+        str, typer.Argument(help="The rater: their name, or as `llmops feedback ratings` shows it.")
+    ],
     reason: Annotated[str | None, typer.Option(help="Why; kept in the database alone.")] = None,
     delete_texts: Annotated[
         bool, typer.Option("--delete-texts", help="Delete the rater's notes and corrections, too.")
@@ -28,7 +30,7 @@ def withdraw(
     from llmops.ratings.withdrawn import withdraw as take_back
 
     registry = Registry.of(find_workspace())
-    done = take_back(registry.ledger, rater, reason, delete_texts)
+    done = take_back(registry.ledger, _as_rated(registry, rater), reason, delete_texts)
     flagged = _flagged(registry, frozenset(done.ratings))
     if json:
         as_json(
@@ -41,13 +43,27 @@ def withdraw(
             }
         )
         return
-    typer.echo(f"withdrawn {done.rater}: {len(done.ratings)} ratings count no more")
+    typer.echo(f"withdrawn {rater}: {len(done.ratings)} ratings count no more")
     if delete_texts:
         typer.echo(f"deleted   notes and corrections of {done.n_texts_deleted} ratings")
     for line in flagged:
         typer.echo(f"flagged   {line}")
     if not flagged:
         typer.echo("flagged   nothing: no data, adapter or decision rests on them")
+
+
+def _as_rated(registry: Registry, given: str) -> str:
+    """What stands with the ratings of a rater who is named by that, or by the name it was made from."""
+    from sqlalchemy import select
+
+    from llmops.auth import Keys
+    from llmops.db import ratings
+    from llmops.ratings.raters import is_imported, rater_id
+
+    engine = registry.ledger.engine
+    with engine.connect() as connection:
+        known = connection.scalar(select(ratings.c.rater).where(ratings.c.rater == given).limit(1))
+    return given if known is not None or is_imported(given) else rater_id(Keys(engine), given)
 
 
 def taken_back_lines(registry: Registry, campaign: Campaign) -> list[str]:

@@ -7,22 +7,33 @@ on which side it was put, stay in the database. No state lies here, so a restart
 from __future__ import annotations
 
 import logging
-import unicodedata
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from llmops.errors import BadRequest, LlmopsError
-from llmops.ratings.book import MAX_RATER_CHARACTERS, RatingBook, Showing, require_rater
+from llmops.feedback.admin import figures
+from llmops.feedback.arms import Arms
+from llmops.feedback.drawn import item_told
+from llmops.feedback.markdown import drawn
+from llmops.feedback.rubric import Rubric
+from llmops.feedback.sign_in import Caller, Door, SignInNeeded
+from llmops.ratings.added import Owned
+from llmops.ratings.book import RatingBook
 from llmops.ratings.campaigns import campaigns, find_campaign, is_closed
 from llmops.ratings.outcomes import live
-from llmops.records import Campaign
+from llmops.ratings.raters import MAX_RATER_CHARACTERS
+from llmops.ratings.rows import Answer, said_by
+from llmops.records import CHOICES_OF, Campaign, Rating
 from llmops.registry.adapters import Registry
 from llmops.schema import JsonDict
 
-CHOICE_OF = {"a": "left", "b": "right", "tie": "tie", "both_bad": "both_bad", "skip": "skip"}
-"""What the page calls an answer, and what the book calls it: A stands on the left."""
+SIDES = {"a": "left", "b": "right"}
+"""What the page calls a side, and what the book calls it: A stands on the left."""
+MAX_PROMPT_CHARACTERS = 20_000
+MAX_TEXT_CHARACTERS = 100_000
 
 log = logging.getLogger("llmops.feedback")
 
@@ -32,98 +43,217 @@ class Call(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    rater: str = Field(max_length=4 * MAX_RATER_CHARACTERS)
-    """The name as it was typed."""
+    rater: str = Field(default="", max_length=4 * MAX_RATER_CHARACTERS)
+    """The name as it was typed; it counts where the workspace has no keys."""
     showing: str = Field(default="", max_length=64)
     """Id of the showing that is answered."""
     choice: str = Field(default="", max_length=16)
-    """The answer, one of `CHOICE_OF`."""
+    """The answer, one of the campaign's kind; a and b are the sides."""
+    tags: list[str] = Field(default=[], max_length=64)
+    """Reasons, of the rubric."""
+    scores: dict[str, int] = Field(default={}, max_length=64)
+    """Scores, by the rubric's question."""
+    note: str = Field(default="", max_length=4000)
+    """What the rater wrote beside the answer."""
+    edit: str | None = Field(default=None, max_length=MAX_TEXT_CHARACTERS)
+    """The corrected answer."""
+    dwell_ms: int | None = Field(default=None, ge=0, lt=2**31)
+    """How long the item was in view."""
+    key: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")
+    """The same for each try to send one answer."""
     before: int | None = None
     """Number of the rating whose predecessor is wanted; None for the newest."""
+    prompt: str = Field(default="", max_length=MAX_PROMPT_CHARACTERS)
+    """What both models shall answer."""
+
+
+@dataclass(frozen=True)
+class Staff:
+    """What a desk works with: one campaign's book, its rubric, who lets raters in, the models behind typed prompts."""
+
+    registry: Registry
+    book: RatingBook
+    rubric: Rubric
+    door: Door
+    arms: Arms
 
 
 class Desk:
     """What the page may ask: each call takes the browser's JSON and returns what to draw, or `error` with one line."""
 
-    def __init__(self, book: RatingBook) -> None:
-        """Answer from one campaign's book."""
-        self._book = book
+    def __init__(self, staff: Staff) -> None:
+        """Answer for one campaign."""
+        self._staff = staff
+        self._book = staff.book
+
+    def enter(self, call: object) -> JsonDict:
+        """Whether a key or password is needed, and whether this call comes with a session."""
+
+        def told() -> JsonDict:
+            _parse(call)
+            return {"accounts": self._staff.door.guarded(), "signed_in": self._staff.door.signed_in()}
+
+        return self._told(told)
 
     def next_item(self, call: object) -> JsonDict:
-        """The item a rater has to answer now; none in the reply when nothing is left for them."""
-        return _told(lambda: self._now(_parse(call).rater))
+        """The item a rater has to answer now, none in the reply when nothing is left; with what the page has to say."""
+
+        def told() -> JsonDict:
+            caller = self._caller(_parse(call))
+            return {**self._now(caller), "about": self._about(caller)}
+
+        return self._told(told)
 
     def rate_item(self, call: object) -> JsonDict:
         """Write an answer; `saved` in the reply is its number, there only when it is durable. With the next item."""
 
         def rate() -> JsonDict:
             asked = _parse(call)
-            if asked.choice not in CHOICE_OF:
-                raise BadRequest(
-                    f"rating: {asked.choice!r} is not an answer; give one of {', '.join(CHOICE_OF)}"
-                )
-            self._book.shown(asked.showing, asked.rater)  # refuses a showing that was another rater's
-            rating = self._book.rate(asked.showing, CHOICE_OF[asked.choice])
-            return {**_told(lambda: self._now(asked.rater)), "saved": rating.number}
+            caller = self._caller(asked)
+            answer = self._answer(asked)
+            self._book.shown(asked.showing, caller.rater)  # refuses a showing that was another rater's
+            rating = self._book.rate(asked.showing, answer)
+            return {**self._told(lambda: self._now(caller)), "saved": rating.number}
 
-        return _told(rate)
+        return self._told(rate)
 
     def last_item(self, call: object) -> JsonDict:
         """The item a rater answered last, or before the rating `before`, on the sides it had; none before the first."""
 
         def back() -> JsonDict:
             asked = _parse(call)
-            rater = require_rater(asked.rater)
-            mine = [r for r in live(self._book.ratings()) if r.rater == rater]
-            earlier = [r for r in mine if asked.before is None or r.number < asked.before]
+            caller = self._caller(asked)
+            earlier = [r for r in self._answers_of(caller) if asked.before is None or r.number < asked.before]
             if not earlier:
                 return {"item": None}
             last = earlier[-1]
-            said = next(name for name, choice in CHOICE_OF.items() if choice == last.choice)
-            shown = self._book.shown(last.showing, asked.rater)
-            return {"item": _drawn(shown), "given": {"number": last.number, "choice": said}}
+            return {"item": self._told_item(last.showing, caller), "given": self._given(last)}
 
-        return _told(back)
+        return self._told(back)
 
-    def _now(self, rater: str) -> JsonDict:
-        showing = self._book.next(rater)
+    def undo_item(self, call: object) -> JsonDict:
+        """Take back a rater's last answer by a rating that supersedes it; its item is to be answered again."""
+
+        def undo() -> JsonDict:
+            caller = self._caller(_parse(call))
+            mine = self._answers_of(caller)
+            if not mine:
+                return {"undone": None}
+            last = mine[-1]
+            item = self._told_item(last.showing, caller)
+            self._book.rate(last.showing, Answer("undone"))
+            return {
+                "undone": last.number,
+                "item": item,
+                "standing": self._book.standing(caller.rater).__dict__,
+            }
+
+        return self._told(undo)
+
+    def ask_both(self, call: object) -> JsonDict:
+        """A typed prompt as an item, once both models have answered it."""
+
+        def ask() -> JsonDict:
+            asked = _parse(call)
+            caller = self._caller(asked)
+            if self._book.campaign.origin != "typed":
+                raise BadRequest(f"campaign {self._book.campaign.name}: takes no typed prompts")
+            item = self._staff.arms.answer(asked.prompt)
+            showing = self._book.add([Owned(item, caller.rater)], caller.rater)
+            if showing is None:
+                raise BadRequest("prompt: was put before the raters already; ask something else")
+            return {"item": self._told_item(showing.id, caller)}
+
+        return self._told(ask)
+
+    def numbers(self, call: object) -> JsonDict:
+        """Figures of the campaign as HTML, for operators and admins."""
+
+        def told() -> JsonDict:
+            if not self._caller(_parse(call)).admin:
+                raise BadRequest("admin: these figures are for keys of role operator or admin")
+            return {"figures": str(figures(self._staff.registry, self._book, self._staff.door.names()))}
+
+        return self._told(told)
+
+    # ------------------------------------------------------------ what replies are made of
+
+    def _caller(self, asked: Call) -> Caller:
+        return self._staff.door.caller(asked.rater)
+
+    def _answer(self, asked: Call) -> Answer:
+        choice = SIDES.get(asked.choice, asked.choice)
+        kind = self._book.campaign.kind
+        if choice not in CHOICES_OF[kind] or choice == "undone" or asked.choice in SIDES.values():
+            known = [c for c in CHOICES_OF[kind] if c not in ("undone", *SIDES.values())]
+            allowed = [*SIDES, *known] if kind == "compare" else known
+            raise BadRequest(f"rating: {asked.choice!r} is not an answer; give one of {', '.join(allowed)}")
+        rubric = self._staff.rubric
+        return Answer(
+            choice,
+            tags=rubric.require_tags(asked.tags),
+            scores=rubric.require_scores(asked.scores) if choice == "rated" else {},
+            note=asked.note.strip(),
+            edit=(asked.edit or "") if choice == "edited" else "",
+            dwell_ms=asked.dwell_ms,
+            key=asked.key,
+        )
+
+    def _answers_of(self, caller: Caller) -> list[Rating]:
+        """A rater's answers that count, by number."""
+        return [r for r in live(self._book.ratings()) if r.rater == caller.rater and r.choice != "undone"]
+
+    def _given(self, rating: Rating) -> JsonDict:
+        with self._staff.registry.ledger.engine.connect() as connection:
+            said = said_by(connection, rating)
+        choice = next((side for side, name in SIDES.items() if name == rating.choice), rating.choice)
+        return {**said, "number": rating.number, "choice": choice}
+
+    def _told_item(self, showing: str, caller: Caller) -> JsonDict:
+        shown = self._book.shown(showing, caller.rater)
+        typed = {"typed": True} if self._book.campaign.origin == "typed" else {}
+        return {**item_told(shown, self._staff.rubric), **typed}
+
+    def _now(self, caller: Caller) -> JsonDict:
+        showing = self._book.next(caller.rater)
         return {
-            "rater": rater,
-            "question": self._book.campaign.question,
-            "standing": self._book.standing(rater).__dict__,
-            "item": _drawn(showing) if showing else None,
+            "rater": caller.name,
+            "standing": self._book.standing(caller.rater).__dict__,
+            "item": item_told(showing, self._staff.rubric) if showing else None,
         }
 
+    def _about(self, caller: Caller) -> JsonDict:
+        campaign = self._book.campaign
+        return {
+            "question": campaign.question,
+            "kind": campaign.kind,
+            "typed": campaign.origin == "typed",
+            "admin": caller.admin,
+            "guidelines": drawn(self._staff.rubric.guidelines),
+            **self._staff.rubric.told(),
+        }
 
-def _told(answer: Callable[[], JsonDict]) -> JsonDict:
-    """An answer, or the one line that says why there is none."""
-    try:
-        return answer()
-    except LlmopsError as error:
-        return {"error": str(error)}
-    except SQLAlchemyError as error:
-        log.exception("rating page: the database failed")
-        reason = getattr(error, "orig", None) or type(error).__name__
-        return {"error": f"database: could not be used ({reason}); try again, or tell who runs the page"}
+    def _told(self, answer: Callable[[], JsonDict]) -> JsonDict:
+        """An answer, or the one line that says why there is none."""
+        try:
+            return answer()
+        except SignInNeeded as error:
+            return {"error": str(error), "sign_in": True, "accounts": True}
+        except LlmopsError as error:
+            return {"error": str(error)}
+        except SQLAlchemyError as error:
+            log.exception("rating page: the database failed")
+            reason = getattr(error, "orig", None) or type(error).__name__
+            return {"error": f"database: could not be used ({reason}); try again, or tell who runs the page"}
 
 
 def _parse(call: object) -> Call:
     try:
-        asked = Call.model_validate(call)
+        return Call.model_validate(call)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "call"
         raise BadRequest(f"page: {where}: {first['msg']}; reload the page") from None
-    # One person's name has one spelling, however their keyboard composes it.
-    rater = " ".join(unicodedata.normalize("NFC", asked.rater).split())
-    require_rater(rater)
-    return asked.model_copy(update={"rater": rater})
-
-
-def _drawn(showing: Showing) -> JsonDict:
-    """What the browser is told of a showing: the texts as they stand, never whose they are."""
-    messages = [m.to_turn() for m in showing.item.messages]
-    return {"showing": showing.id, "messages": messages, "texts": list(showing.texts)}
 
 
 def choose_campaign(registry: Registry, reference: str | None) -> Campaign:

@@ -16,6 +16,8 @@ from llmops.engines.completions import load_answers
 from llmops.errors import BadRequest, InvalidEvidence
 from llmops.feedback.campaign_file import AnyCampaign, GateCampaign, TypedCampaign
 from llmops.feedback.extras import dress
+from llmops.feedback.rubric import FILE as RUBRIC_FILE
+from llmops.feedback.rubric import freeze_rubric, rubric_in
 from llmops.ratings.added import Owned, add_items
 from llmops.ratings.book import RatingBook
 from llmops.ratings.campaigns import campaigns, is_closed, open_campaign, put_items
@@ -132,7 +134,8 @@ def freeze(
     """Store the items and open their campaign; those of captured answers lie in the database, not in the store.
 
     Raises:
-        BadRequest: there are none.
+        BadRequest: there are none, or scores are asked by a rubric without questions.
+        ConfigError: the rubric beside the campaign's file does not say what it must.
         DataError: the campaign's gold file has a line that cannot be used.
         StoreError: the disk did not take it.
     """
@@ -142,6 +145,11 @@ def freeze(
     kind = "compare" if isinstance(file, GateCampaign) else file.kind
     dressed = dress(file, kind, items, answered.folder)
     origin = _origin(file)
+    rubric = rubric_in(answered.folder)
+    if kind == "rate" and not rubric.questions:
+        raise BadRequest(
+            f"campaign {file.name}: kind rate needs questions; add them to {RUBRIC_FILE} beside its file"
+        )
     campaign = Campaign(
         name=file.name,
         purpose=file.purpose,
@@ -158,6 +166,7 @@ def freeze(
         n_dropped=counts,
         votes_per_item=file.votes_per_item,
         created_at=now(),
+        rubric=freeze_rubric(registry.store, rubric),
         kind=kind,
         origin=origin,
         plan=answered.plan,

@@ -1,7 +1,7 @@
-"""The rating page: one Gradio component whose three server functions are the calls of a `Desk`, and its web server.
+"""The rating page: one Gradio component whose server functions are the calls of a `Desk`, and its web server.
 
-The page's HTML, CSS and JavaScript lie beside this file; it works without internet. The server listens on loopback and
-takes no call but those three. Reads and writes the workspace's database.
+The page's HTML, CSS and JavaScript lie in `assets/`; it works without internet. The server listens on loopback and
+takes no call but those functions and signing in. Reads and writes the workspace's database.
 """
 
 from __future__ import annotations
@@ -11,14 +11,19 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmops.errors import CouldNotRun
-from llmops.feedback.desk import Desk, choose_campaign
+from llmops.errors import BadRequest, ConfigError, CouldNotRun
+from llmops.feedback.arms import Arms
+from llmops.feedback.desk import Desk, Staff, choose_campaign
+from llmops.feedback.guard import Guard
+from llmops.feedback.rubric import frozen_rubric, rubric_of
+from llmops.feedback.sign_in import Door
 from llmops.ratings.book import RatingBook
+from llmops.records import Campaign
 from llmops.registry.adapters import Registry
 from llmops.schema import JsonDict
 from llmops.settings import Workspace
@@ -29,30 +34,39 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 BACKLOG = 2048
 SHUTDOWN_S = 5
-POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; font-src 'self' data:; frame-ancestors 'none'; base-uri 'self'; form-action 'none'"
-)
-"""Content-Security-Policy: nothing is fetched from elsewhere. Gradio's front end evaluates its components' scripts."""
+SCRIPTS = ("draw.js", "calls.js", "keys.js")
 
 
-def build_page(workspace: Workspace, campaign: str | None = None) -> gr.Blocks:
-    """The rating page of a campaign, ready for `serve_page` or for Gradio's own `launch`.
-
-    Args:
-        workspace: where the campaign was opened.
-        campaign: its name or digest; None takes the newest that is open.
+def nothing_serves() -> str:
+    """The endpoint of a page that was started without one.
 
     Raises:
-        BadRequest: there is no such campaign, none is open, or it is closed.
-        InvalidEvidence: its record or items are gone, or altered.
+        BadRequest: always; typed prompts need one.
     """
+    raise BadRequest("page: was started without an endpoint; run `llmops feedback ui --endpoint URL`")
+
+
+def build_page(desk: Desk, campaign: Campaign) -> gr.Blocks:
+    """The rating page of a campaign, ready for `serve_page` or for Gradio's own `launch`."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # also read where no argument reaches
     import gradio as gr
 
-    registry = Registry.of(workspace)
-    chosen = choose_campaign(registry, campaign)
-    desk = Desk(RatingBook(registry.store, registry.ledger, chosen))
+    with gr.Blocks(title=f"Rating: {campaign.name}", analytics_enabled=False, fill_width=True) as blocks:
+        gr.HTML(
+            html_template=_asset("page.html"),
+            css_template=_asset("page.css"),
+            js_on_load="\n".join(_asset(name) for name in SCRIPTS),
+            apply_default_css=False,
+            server_functions=_functions(desk),
+        )
+    return blocks
+
+
+def _functions(desk: Desk) -> list[Callable[[dict[str, Any]], JsonDict]]:
+    """The desk's calls as Gradio takes them: plain functions, told apart by name."""
+
+    def enter(call: dict[str, Any]) -> JsonDict:
+        return desk.enter(call)
 
     def next_item(call: dict[str, Any]) -> JsonDict:
         return desk.next_item(call)
@@ -63,19 +77,52 @@ def build_page(workspace: Workspace, campaign: str | None = None) -> gr.Blocks:
     def last_item(call: dict[str, Any]) -> JsonDict:
         return desk.last_item(call)
 
-    with gr.Blocks(title=f"Rating: {chosen.name}", analytics_enabled=False, fill_width=True) as blocks:
-        gr.HTML(
-            html_template=_asset("page.html"),
-            css_template=_asset("page.css"),
-            js_on_load=_asset("page.js"),
-            apply_default_css=False,
-            server_functions=[next_item, rate_item, last_item],
+    def undo_item(call: dict[str, Any]) -> JsonDict:
+        return desk.undo_item(call)
+
+    def ask_both(call: dict[str, Any]) -> JsonDict:
+        return desk.ask_both(call)
+
+    def numbers(call: dict[str, Any]) -> JsonDict:
+        return desk.numbers(call)
+
+    return [enter, next_item, rate_item, last_item, undo_item, ask_both, numbers]
+
+
+def open_desk(
+    workspace: Workspace, campaign: str | None, find_endpoint: Callable[[], str] = nothing_serves
+) -> tuple[Desk, Door, Campaign]:
+    """The desk of a campaign, the door to it, and the campaign.
+
+    Args:
+        workspace: where the campaign was opened.
+        campaign: its name or digest; None takes the newest that is open.
+        find_endpoint: address of the endpoint that answers typed prompts.
+
+    Raises:
+        BadRequest: there is no such campaign, none is open, or it is closed.
+        ConfigError: the workspace's rubric does not say what it must, or asks nothing where scores are wanted.
+        InvalidEvidence: its record, items or rubric are gone, or altered.
+    """
+    registry = Registry.of(workspace)
+    chosen = choose_campaign(registry, campaign)
+    rubric = frozen_rubric(registry.store, chosen.rubric) if chosen.rubric else rubric_of(workspace)
+    if chosen.kind == "rate" and not rubric.questions:
+        raise ConfigError(
+            f"campaign {chosen.name}: is rated by a rubric that asks nothing; give it questions"
         )
-    return blocks
+    door = Door(registry.ledger.engine)
+    book = RatingBook(registry.store, registry.ledger, chosen)
+    desk = Desk(Staff(registry, book, rubric, door, Arms(registry, chosen, find_endpoint)))
+    return desk, door, chosen
 
 
 def serve_page(
-    workspace: Workspace, campaign: str | None, port: int, on_ready: Callable[[str], None]
+    workspace: Workspace,
+    campaign: str | None,
+    port: int,
+    on_ready: Callable[[str], None],
+    find_endpoint: Callable[[], str] = nothing_serves,
 ) -> None:
     """Serve the rating page on 127.0.0.1 until SIGTERM or SIGINT.
 
@@ -84,54 +131,28 @@ def serve_page(
         campaign: its name or digest; None takes the newest that is open.
         port: TCP port; 0 takes a free one.
         on_ready: called once with the page's address when it answers.
+        find_endpoint: address of the endpoint that answers typed prompts.
 
     Raises:
         BadRequest: there is no such campaign, none is open, or it is closed.
+        ConfigError: the workspace's rubric does not say what it must.
         CouldNotRun: the port is taken.
-        InvalidEvidence: the campaign's record or items are gone, or altered.
+        InvalidEvidence: the campaign's record, items or rubric are gone, or altered.
     """
-    with _bind(port) as listener:
-        asyncio.run(_serve(_application(build_page(workspace, campaign)), listener, on_ready))
+    with bind(port) as listener:
+        desk, door, chosen = open_desk(workspace, campaign, find_endpoint)
+        asyncio.run(serve_until(application(desk, door, chosen), listener, on_ready))
 
 
 def _asset(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+    return (Path(__file__).with_name("assets") / name).read_text(encoding="utf-8")
 
 
 # ---------------------------------------------------------------- serving
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Scope]]
-Send = Callable[[Scope], Awaitable[None]]
 
-
-class _Guard:
-    """ASGI middleware: lets the page load nothing from elsewhere, and nothing from elsewhere call the page."""
-
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, refuse, or pass on one connection."""
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        headers = {name.lower(): value for name, value in scope["headers"]}
-        foreign = headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin")
-        called = scope["path"].rstrip("/").endswith("/component_server")
-        if scope["method"] not in ("GET", "HEAD") and (foreign or not called):
-            await send({"type": "http.response.start", "status": 403, "headers": []})
-            return await send({"type": "http.response.body", "body": b"not a call of the rating page\n"})
-
-        async def send_guarded(message: Scope) -> None:
-            if message["type"] == "http.response.start":
-                extra = [(b"content-security-policy", POLICY.encode()), (b"referrer-policy", b"no-referrer")]
-                message["headers"] = [*message["headers"], *extra]
-            await send(message)
-
-        return await self._app(scope, receive, send_guarded)
-
-
-def _application(blocks: gr.Blocks) -> Any:
+def application(desk: Desk, door: Door, campaign: Campaign) -> Guard:
+    """The page as an ASGI application."""
     import gradio as gr
     from fastapi import FastAPI
 
@@ -140,13 +161,18 @@ def _application(blocks: gr.Blocks) -> Any:
         body_background_fill="#f3f4f6", body_background_fill_dark="#12161c"
     )
     app = gr.mount_gradio_app(
-        FastAPI(openapi_url=None), blocks, path="", footer_links=[], run_history=False, ssr_mode=False,
-        enable_monitoring=False, pwa=False, mcp_server=False, show_error=False, theme=theme,
+        FastAPI(openapi_url=None), build_page(desk, campaign), path="", footer_links=[], run_history=False,
+        ssr_mode=False, enable_monitoring=False, pwa=False, mcp_server=False, show_error=False, theme=theme,
     )  # fmt: skip
-    return _Guard(app)
+    return Guard(app, door)
 
 
-def _bind(port: int) -> socket.socket:
+def bind(port: int) -> socket.socket:
+    """A listening socket on loopback; port 0 takes a free one.
+
+    Raises:
+        CouldNotRun: the port is taken.
+    """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -159,7 +185,10 @@ def _bind(port: int) -> socket.socket:
     return listener
 
 
-async def _serve(app: Any, listener: socket.socket, on_ready: Callable[[str], None]) -> None:
+async def serve_until(
+    app: Guard, listener: socket.socket, on_ready: Callable[[str], None], ended: threading.Event | None = None
+) -> None:
+    """Serve the page until SIGTERM or SIGINT, or outside the main thread until `ended` is set."""
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -183,7 +212,10 @@ async def _serve(app: Any, listener: socket.socket, on_ready: Callable[[str], No
     def end() -> None:
         server.should_exit = True
 
-    if threading.current_thread() is threading.main_thread():
+    if ended is not None:
+        waiting = asyncio.get_running_loop().run_in_executor(None, ended.wait)
+        waiting.add_done_callback(lambda _: end())
+    elif threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, end)
     await server.serve(sockets=[listener])

@@ -246,11 +246,11 @@ class _Sampler:
             )
         if completion.status == "errored":
             raise _Errored(f"{system.model}: {completion.error}")
-        _require_from(system, completion)
+        require_from(system, completion)
         return completion.text
 
 
-def _require_from(system: System, completion: Completion) -> None:
+def require_from(system: System, completion: Completion) -> None:
     """Refuse an answer that another model gave, or the right one under another prompt contract."""
     if completion.answered_by != system.digest:
         by = short(completion.answered_by or "") or "a source that does not say"

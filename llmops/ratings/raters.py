@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
+from llmops.auth import Keys
 from llmops.errors import BadRequest
 
 MAX_RATER_CHARACTERS = 128
@@ -23,6 +24,15 @@ def require_rater(rater: str) -> str:
             f"rater {rater[:40]!r}: give a name of 1 to {MAX_RATER_CHARACTERS} printable characters"
         )
     return name
+
+
+def rater_id(keys: Keys, name: str) -> str:
+    """What stands with the ratings of whoever has this name: a digest that only who has the database can compute.
+
+    Raises:
+        BadRequest: it is no name of a rater.
+    """
+    return keys.pseudonym(require_rater(name))
 
 
 def is_imported(rater: str) -> bool:

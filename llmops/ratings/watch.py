@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
-from statistics import median
+from statistics import median, quantiles
 
 from llmops.ratings.outcomes import vote_of
 from llmops.ratings.raters import is_imported
@@ -32,7 +32,10 @@ class Share:
 
 @dataclass(frozen=True)
 class RaterInsight:
-    """One rater. `per_hour` is the pace while at work; `dwell_s` the median time from showing an item to its answer."""
+    """One rater. `per_hour` is the pace while at work; `dwell_s` the median time from showing an item to its answer.
+
+    `dwell_spread_s` are the shortest such time, the quartiles, and the longest.
+    """
 
     rater: str
     is_imported: bool
@@ -41,6 +44,7 @@ class RaterInsight:
     n_skips: int
     per_hour: float | None
     dwell_s: float | None
+    dwell_spread_s: tuple[float, float, float, float, float] | None
     left: Share
     gold: Share
     repeats: Share
@@ -111,12 +115,18 @@ def _insight(rater: str, rows: Sequence[Rating], watched: Watched) -> RaterInsig
         n_skips=len(rows) - len(answers),
         per_hour=None if imported else pace([row.at for row in rows]),
         dwell_s=median(dwells) if dwells and not imported else None,
+        dwell_spread_s=_spread(dwells) if dwells and not imported else None,
         left=share(sided),
         gold=share([is_as_known(row, item) for row, item in known]),
         repeats=share(_repeated(answers, watched.items)),
         first_at=rows[0].at,
         last_at=rows[-1].at,
     )
+
+
+def _spread(times: list[float]) -> tuple[float, float, float, float, float]:
+    lower, middle, upper = quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
+    return min(times), lower, middle, upper, max(times)
 
 
 def pace(times: Sequence[str]) -> float | None:

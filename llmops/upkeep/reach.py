@@ -60,7 +60,7 @@ _NAMED_BY_RECORDS: Mapping[str, Mapping[str, str]] = {
     "report_record": {"completions": "completions"},
     "judgements_record": {"judgements": "judgements"},
     "judge_calibration_record": {"judgements": "judgements_record", "votes": "votes"},
-    "campaign_record": {"items": "items"},
+    "campaign_record": {"items": "items", "rubric": "rubric"},
     "preferences_record": {"artifact": "preferences", "campaign": "campaign_record"},
     "decision_record": {
         "ratings.votes": "votes",

@@ -1,12 +1,14 @@
-"""A rating page as a child process, asked over HTTP or driven through Chromium, and campaigns to put on it."""
+"""A rating page in a thread or as a child process, asked over HTTP or driven through Chromium, and campaigns for it."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,9 +20,12 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from llmops.ratings.book import RatingBook, require_rater
+from llmops.feedback.page import application, bind, nothing_serves, open_desk, serve_until
+from llmops.feedback.sign_in import Door
+from llmops.ledger import Ledger
+from llmops.ratings.book import RatingBook
 from llmops.ratings.campaigns import find_campaign, open_campaign, put_items
-from llmops.records import Campaign, EngineSignature, Item, Message, Rating
+from llmops.records import Campaign, CampaignKind, EngineSignature, Item, Message, Rating
 from llmops.registry.adapters import Registry
 from llmops.settings import Workspace
 
@@ -33,6 +38,7 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
+NO_PROCESS: Any = None
 SERVER = """
 import sys
 from pathlib import Path
@@ -50,12 +56,21 @@ def plain_items(n: int) -> list[Item]:
     return [item(f"prompt {i}", f"first answer to {i}", f"second answer to {i}") for i in range(n)]
 
 
-def put_campaign(workspace: Workspace, items: Sequence[Item], votes: int = 1, name: str = "c") -> Campaign:
+def put_campaign(
+    workspace: Workspace,
+    items: Sequence[Item],
+    votes: int = 1,
+    name: str = "c",
+    kind: CampaignKind = "compare",
+) -> Campaign:
     """Open a campaign of these items; each may be rated by `votes` raters."""
     registry = Registry.of(workspace)
+    asked = "Which answer is better?" if kind == "compare" else "What do you think of this answer?"
+    n_repeats, n_gold = sum(i.repeat_of is not None for i in items), sum(i.known is not None for i in items)
     campaign = Campaign(
-        name, "train", "Which answer is better?", SYSTEMS, None, None, "b" * 64, "c" * 64, ENGINE, {},
-        put_items(registry.store, items), len(items), {}, votes, "2026-11-21T00:00:00.000Z",
+        name, "train", asked, SYSTEMS, None, None, "b" * 64, "c" * 64, ENGINE, {}, put_items(registry.store, items),
+        len(items) - n_repeats - n_gold, {}, votes, "2026-11-21T00:00:00.000Z", kind=kind, n_repeats=n_repeats,
+        n_gold=n_gold, gold_every=4 if n_gold else 0,
     )  # fmt: skip
     open_campaign(registry.store, registry.ledger, campaign)
     return campaign
@@ -68,8 +83,13 @@ def book_of(workspace: Workspace, name: str = "c") -> RatingBook:
 
 def ratings_of(workspace: Workspace, rater: str | None = None, name: str = "c") -> list[Rating]:
     """All ratings of a campaign in the database, by number; of one rater when named."""
-    known = None if rater is None else require_rater(rater)
+    known = None if rater is None else rater_id(workspace, rater)
     return [r for r in book_of(workspace, name).ratings() if known in (None, r.rater)]
+
+
+def rater_id(workspace: Workspace, name: str) -> str:
+    """What stands with the ratings of whoever has this name."""
+    return Door(Ledger.of(workspace).engine).rater_id(name)
 
 
 # ---------------------------------------------------------------- the page's process
@@ -82,6 +102,7 @@ class Served:
     url: str
     process: subprocess.Popen[str]
     workspace: Workspace
+    cookies: dict[str, str] = field(default_factory=dict)
     _component: list[int] = field(default_factory=list)
 
     def call(self, function: str, **data: Any) -> dict[str, Any]:
@@ -102,8 +123,9 @@ class Served:
             "session_hash": "session",
         }
         return httpx.post(
-            f"{self.url}/gradio_api/component_server/", json=body, timeout=60, headers=headers or {}
-        )
+            f"{self.url}/gradio_api/component_server/", json=body, timeout=60, headers=headers or {},
+            cookies=self.cookies,
+        )  # fmt: skip
 
     def end(self) -> int:
         """Ask it to stop; its exit code."""
@@ -140,13 +162,29 @@ def started(command: Sequence[str], workspace: Workspace, **options: Any) -> Ser
 
 
 @contextmanager
-def serving_page(workspace: Workspace, campaign: str = "") -> Iterator[Served]:
-    """A page that answers; killed at the end if it still runs."""
-    served = start_page(workspace, campaign)
+def serving_page(
+    workspace: Workspace, campaign: str | None = None, find_endpoint: Callable[[], str] = nothing_serves
+) -> Iterator[Served]:
+    """A page that answers, in a thread of this process: Gradio is imported once for all of them."""
+    desk, door, chosen = open_desk(workspace, campaign, find_endpoint)
+    ended, ready, said = threading.Event(), threading.Event(), list[str]()
+
+    def tell(url: str) -> None:
+        said.append(url)
+        ready.set()
+
+    def serve() -> None:
+        with bind(0) as listener:
+            asyncio.run(serve_until(application(desk, door, chosen), listener, tell, ended))
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    assert ready.wait(START_WITHIN_S), "the page did not answer"
     try:
-        yield served
+        yield Served(said[0], NO_PROCESS, workspace)
     finally:
-        served.kill()
+        ended.set()
+        thread.join(60)
 
 
 # ---------------------------------------------------------------- the browser
@@ -256,6 +294,34 @@ class Rater:
 
 
 CHOICES = {"a": "left", "b": "right", "tie": "tie", "both_bad": "both_bad", "skip": "skip"}
+
+
+def sit(seat: Rater, name: str) -> Rater:
+    """Another rater signs in on a page where the last one left off: loading Gradio's front end costs seconds."""
+    if seat.page.is_visible("[data-do=leave]"):
+        seat.page.click("[data-do=leave]")
+    seat.page.wait_for_selector(".name:visible")
+    seat.name = name
+    return seat.sign_in()
+
+
+def press(rater: Rater, *keys: str) -> None:
+    """Press keys one after the other."""
+    for key in keys:
+        rater.page.keyboard.press(key)
+
+
+def serious_faults(rater: Rater) -> list[str]:
+    """What axe-core finds serious or critical in what the page itself draws."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(rater.page, context={"include": [[".desk"]]}).response["violations"]
+    return [
+        f"{fault['id']}: {node['html'][:200]}"
+        for fault in found
+        if fault["impact"] in ("serious", "critical")
+        for node in fault["nodes"]
+    ]
 
 
 def require_same(workspace: Workspace, rater: str, seen: Sequence[Seen], name: str = "c") -> None:

@@ -17,8 +17,8 @@ import pytest
 from sqlalchemy import text
 
 from llmops.errors import BadRequest, CouldNotRun
-from llmops.feedback.desk import CHOICE_OF, Desk, choose_campaign
-from llmops.feedback.page import serve_page
+from llmops.feedback.desk import Desk, choose_campaign
+from llmops.feedback.page import open_desk, serve_page
 from llmops.ledger import Ledger
 from llmops.ratings.campaigns import close_campaign
 from llmops.ratings.check import verify_ratings
@@ -32,6 +32,7 @@ from tests.feedback.browser import (
     book_of,
     plain_items,
     put_campaign,
+    rater_id,
     ratings_of,
     serving_page,
     started,
@@ -53,7 +54,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.fixture
 def desk(workspace: Workspace) -> Desk:
     put_campaign(workspace, plain_items(3), votes=9)
-    return Desk(book_of(workspace))
+    return open_desk(workspace, None)[0]
 
 
 def test_an_answer_over_http_is_a_row_with_the_text_that_stood_there(served: Served) -> None:
@@ -66,7 +67,7 @@ def test_an_answer_over_http_is_a_row_with_the_text_that_stood_there(served: Ser
         rated = next(i for i in book_of(served.workspace).items() if i.digest == row.item)
         assert rated.messages[0].content == shown["messages"][0]["content"]
         if row.preferred is not None:
-            assert rated.answers[row.preferred] == shown["texts"]["ab".index(name)]
+            assert rated.answers[row.preferred] == shown["answers"]["ab".index(name)]["text"]
         assert reply["standing"] == {"n_items": 5, "n_full": 0, "n_mine": n}
     assert reply["item"] is None
 
@@ -83,15 +84,18 @@ def test_the_same_call_twice_is_one_rating_and_another_answer_supersedes_it(serv
 
 def test_a_reply_carries_what_is_drawn_and_nothing_else(served: Served) -> None:
     reply = served.call("next_item", rater="Cid")
-    assert set(reply) == {"rater", "question", "standing", "item"}
-    assert set(reply["item"]) == {"showing", "messages", "texts"}
-    assert set(reply["item"]["messages"][0]) == {"role", "content"}
+    assert set(reply) == {"rater", "about", "standing", "item"}
+    assert set(reply["about"]) == {"question", "kind", "typed", "admin", "guidelines", "tags", "questions"}
+    assert set(reply["item"]) == {"showing", "messages", "answers"}
+    assert set(reply["item"]["messages"][0]) == {"role", "content", "html"}
+    assert [set(answer) for answer in reply["item"]["answers"]] == [{"text", "html", "named"}] * 2
     given = served.call("rate_item", rater="Cid", showing=reply["item"]["showing"], choice="a")
-    assert set(given) == {"rater", "question", "standing", "item", "saved"}
+    assert set(given) == {"rater", "standing", "item", "saved"}
     last = served.call("last_item", rater="Cid", before=None)
     assert set(last) == {"item", "given"}
     assert last["item"] == reply["item"]
-    assert last["given"] == {"number": given["saved"], "choice": "a"}
+    said = {"choice": "a", "tags": [], "scores": {}, "note": "", "edit": ""}
+    assert last["given"] == {"number": given["saved"], **said}
 
 
 def test_other_web_pages_cannot_call_the_page(served: Served) -> None:
@@ -161,11 +165,12 @@ def test_a_name_is_one_rater_however_it_was_typed(desk: Desk, workspace: Workspa
     first, second = desk.next_item({"rater": composed}), desk.next_item({"rater": apart})
     assert first == second
     assert first["rater"] == "Zo\u00eb K\u00f6nig"
+    assert rater_id(workspace, "ZO\u00cb k\u00f6nig") == rater_id(workspace, first["rater"])
 
 
 def test_back_goes_from_answer_to_answer_and_ends_before_the_first(desk: Desk) -> None:
     shown = []
-    for choice in CHOICE_OF:
+    for choice in CHOICES:
         item = desk.next_item({"rater": "Ann"})["item"]
         if item is None:
             break

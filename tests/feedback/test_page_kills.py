@@ -82,14 +82,14 @@ def _require_saved(workspace: Workspace, said: Said) -> None:
     assert Ledger.of(workspace).verify() == len(rows) + 1
 
 
-def test_two_killed_pages_lose_no_rating_they_called_saved(workspace: Workspace) -> None:
-    _kill_while_rating(workspace, 2)
+def test_three_killed_pages_lose_no_rating_they_called_saved(workspace: Workspace) -> None:
+    _kill_while_rating(workspace, 3)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_thirty_killed_pages_lose_no_rating_they_called_saved(workspace: Workspace) -> None:
-    _kill_while_rating(workspace, 30)
+def test_fifty_killed_pages_lose_no_rating_they_called_saved(workspace: Workspace) -> None:
+    _kill_while_rating(workspace, 50)
 
 
 PRESS_2 = "document.body.dispatchEvent(new KeyboardEvent('keydown', {key: '2', bubbles: true}))"

@@ -11,6 +11,7 @@ from llmops.evals.gate import load_gate
 from llmops.evals.judge.load import load_judge
 from llmops.evals.suite import SuiteConfig
 from llmops.feedback.campaign_file import load_campaign_file
+from llmops.feedback.rubric import load_rubric
 from llmops.registry.rollout_plans import load_canary_plan
 from llmops.serving.profile import load_profile
 from llmops.settings import find_workspace, load_yaml
@@ -25,7 +26,7 @@ READERS = {
     "evals/suites": lambda path: load_yaml(path, SuiteConfig),
     "evals/gates": load_gate,
     "evals/judges": load_judge,
-    "feedback_ui": load_campaign_file,
+    "feedback_ui": lambda path: (load_rubric if path.name == "rubric.yaml" else load_campaign_file)(path),
 }
 
 
