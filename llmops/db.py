@@ -38,7 +38,7 @@ from llmops.errors import ConfigError, CouldNotRun, LlmopsError, StoreError
 
 BUSY_TIMEOUT_MS = 30_000
 CONNECT_TIMEOUT_S = 10
-HEAD_REVISION = "0004"
+HEAD_REVISION = "0005"
 # Advisory locks are numbers, known to all llmops processes of one PostgreSQL database.
 WRITE_LOCK, SERVE_LOCK = 511_702_001, 511_702_002
 N_KEPT_OPEN = 4
@@ -179,6 +179,57 @@ usage = Table(
     Column("n_prompt_tokens", BigInteger, nullable=False),
     Column("n_completion_tokens", BigInteger, nullable=False),
     Column("cost", Float, nullable=False),
+)
+
+
+# Who answered, for every response; its texts, of a sample, encrypted; and what people said of it, texts encrypted too.
+responses = Table(
+    "responses",
+    metadata,
+    Column("id", String(128), primary_key=True),
+    Column("at", String(32), nullable=False, index=True),
+    Column("tenant", String(64), nullable=False),
+    Column("user", String(32), nullable=True),
+    Column("asked", String(200), nullable=False),
+    Column("adapter", String(64), nullable=False),
+    Column("lineage", String(64), nullable=True),
+    Column("arm", String(64), nullable=True),
+    Column("shadow_of", String(128), nullable=True),
+    Column("n_answers", Integer, nullable=False),
+    Column("complete", Boolean, nullable=False),
+)
+
+captures = Table(
+    "captures",
+    metadata,
+    Column("response", String(128), primary_key=True),
+    Column("at", String(32), nullable=False, index=True),
+    Column("key", String(16), nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("n_bytes", Integer, nullable=False),
+    Column("n_redacted", Integer, nullable=False),
+)
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("id", String(32), nullable=False, unique=True),
+    Column("response", String(128), nullable=False, index=True),
+    Column("choice", Integer, nullable=False),
+    Column("tenant", String(64), nullable=False),
+    Column("user", String(32), nullable=True),
+    Column("at", String(32), nullable=False),
+    Column("thumb", String(8), nullable=True),
+    Column("score", Integer, nullable=True),
+    Column("over", String(128), nullable=True),
+    Column("over_choice", Integer, nullable=True),
+    Column("corrected", Boolean, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("idempotency", String(128), nullable=True),
+    Column("key", String(16), nullable=True),
+    Column("payload", Text, nullable=True),
+    Index("uq_feedback_idempotency", "tenant", "idempotency", unique=True),
 )
 
 

@@ -62,6 +62,9 @@ EventKind = Literal[
     "admin.called",
     "store.collected",
     "backup.restored",
+    "capture.purged",
+    "capture.forgotten",
+    "capture.exported",
 ]
 EVENT_KINDS: tuple[str, ...] = get_args(EventKind)
 GENESIS = "0" * 64
