@@ -6,7 +6,7 @@ Three tables: `responses` (who answered, for every response id, without texts), 
 
 from llmops.capture.interaction import Feedback, Given, Interaction
 from llmops.capture.keyring import Keyring
-from llmops.capture.live import LiveVote, ServedVotes
+from llmops.capture.live import ServedVotes
 from llmops.capture.pairs import CapturedPair, captured_pairs
 from llmops.capture.reading import Filter, feedback_rows, interactions
 
@@ -17,7 +17,6 @@ __all__ = [
     "Given",
     "Interaction",
     "Keyring",
-    "LiveVote",
     "ServedVotes",
     "captured_pairs",
     "feedback_rows",

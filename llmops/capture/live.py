@@ -5,34 +5,17 @@ Reads feedback without its texts, so it needs no key.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sqlalchemy import Engine
 
 from llmops.capture.interaction import Feedback
 from llmops.capture.reading import Filter, feedback_rows
+from llmops.records import LiveVote
 
 WORST, BEST = 1, 5
 
 
-@dataclass(frozen=True)
-class LiveVote:
-    """What one user said about an answer that a public name gave, or about two of them.
-
-    `model` is the digest that gave the answer; `worth` is 1 where it was liked or won, 0 where it was disliked or lost,
-    between them otherwise. `against` is the digest of the other answer, None where one answer was judged alone.
-    `rater` tells users apart and is None where nobody said who asked.
-    """
-
-    number: int  # rises with time
-    model: str
-    worth: float
-    rater: str | None = None
-    against: str | None = None
-
-
 class ServedVotes:
-    """The votes in one database."""
+    """The votes in one database: what `LiveVotes` asks for."""
 
     def __init__(self, engine: Engine) -> None:
         """Use an open database."""

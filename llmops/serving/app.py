@@ -20,7 +20,11 @@ from llmops.errors import BadRequest, CouldNotRun, EngineFailed, InvalidEvidence
 from llmops.records import Principal
 from llmops.serving.access import Access, require_guarded, require_model, visible_targets
 from llmops.serving.audit import Acted, Audit
+from llmops.serving.capture import Recorder
+from llmops.serving.capture_metrics import CaptureCollector
 from llmops.serving.control import Control
+from llmops.serving.feedback_api import PATH as FEEDBACK
+from llmops.serving.feedback_api import FeedbackApi
 from llmops.serving.fleet import Loaded, ProofFailed, proof_fields
 from llmops.serving.front import Hosts, raw_path, read_headers
 from llmops.serving.http import (
@@ -39,10 +43,12 @@ from llmops.serving.http import (
 )
 from llmops.serving.lock import announce_running, serve_lock, tell_owner
 from llmops.serving.metrics import Metrics
+from llmops.serving.observer import Observer
 from llmops.serving.openapi import document
 from llmops.serving.profile import ServeProfile
 from llmops.serving.relay import Relay, Sinks
 from llmops.serving.request_log import RequestLog
+from llmops.serving.response_cache import ResponseCache
 from llmops.serving.routes import Live, Route, Target
 from llmops.serving.tracing import Tracer
 from llmops.serving.upstream import EMBEDDINGS
@@ -51,7 +57,7 @@ from llmops.settings import Workspace
 REQUEST_LOG = "requests.jsonl"
 COMPLETIONS = ("/v1/chat/completions", "/v1/completions", EMBEDDINGS)
 METHODS = {
-    **dict.fromkeys((*COMPLETIONS, "/llmops/adapters"), "POST"),
+    **dict.fromkeys((*COMPLETIONS, FEEDBACK, "/llmops/adapters"), "POST"),
     **dict.fromkeys(
         ("/v1/models", "/llmops/status", "/healthz", "/readyz", "/metrics", "/openapi.json"), "GET"
     ),
@@ -73,10 +79,15 @@ class Gateway:
         self.control = Control(profile, workspace, self.live)
         self.access = Access(profile, workspace)
         self.tracer = Tracer(profile.tracing) if profile.tracing is not None else None
-        sinks = Sinks(self.log, self.metrics, self.access, self.tracer)
-        self.relay = Relay(self.live, profile, sinks)
         self._hosts = Hosts(profile.host, profile.allowed_hosts)
         self._audit = Audit(self.control.registry.ledger)
+        self.recorder = Recorder(profile.capture, workspace.database_url)
+        self.feedback = FeedbackApi(self.recorder)
+        self.cache = ResponseCache(profile.response_cache) if profile.response_cache else None
+        self.metrics.registry.register(CaptureCollector(self.recorder, self.cache))
+        observer = Observer(self.recorder, self.cache)
+        sinks = Sinks(self.log, self.metrics, self.access, observer, self.tracer)
+        self.relay = Relay(self.live, profile, sinks)
         self.started_at = int(time.time())
         self._show_state()
 
@@ -107,11 +118,13 @@ class Gateway:
         await self.access.open()
         self.relay.open()
         self.log.start()
+        self.recorder.start()
 
     async def close(self) -> None:
         """End what `open` started; what waits is written."""
         await self.relay.close()
         await self.access.close()
+        await asyncio.to_thread(self.recorder.stop)
         await self.log.stop()
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.close)
@@ -162,6 +175,8 @@ class Gateway:
             _require_json(scope)
         if path in COMPLETIONS:
             return await self.relay.complete(scope, receive, send, principal)
+        if path == FEEDBACK:
+            return await self.feedback.answer(scope, receive, send, principal)
         if path == "/llmops/adapters":
             act = self._add_adapter(scope, receive)
             return await respond_json(send, await self._audit.call(principal, f"{method} {path}", act))
@@ -230,7 +245,7 @@ class Gateway:
             "routes": {"version": table.version, "names": names},
             "n_requests": self.relay.n_running, "n_waiting": self.relay.admission.n_waiting,
             "n_log_lines_lost": self.log.n_lost, "n_usage_lost": self.access.usage.n_lost,
-            "keys_required": self.access.ring.closed,
+            "keys_required": self.access.ring.closed, "capture": self.recorder.status(),
         }  # fmt: skip
         try:
             fleet = self.control.fleet

@@ -8,10 +8,11 @@ substitution on the bytes, because parsing every chunk would cost more than all 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
+from llmops.capture.answers import response_id_of
 from llmops.serving.http import JSON_TYPE, Header, Refusal, Send, respond
 from llmops.serving.request_log import Entry
 from llmops.serving.requests import Call, for_engine
@@ -26,6 +27,13 @@ PASSED_ON = (400, 413, 422, 429, 503)
 """Statuses of the engine that are the client's business; others are faults of the engine."""
 
 
+class Tap(Protocol):
+    """Something that gathers an answer as it is sent."""
+
+    def add(self, data: bytes) -> None:
+        """Take a piece: whole events of a stream, or the whole answer."""
+
+
 class Exchange:
     """One request and what was sent of its answer."""
 
@@ -34,6 +42,7 @@ class Exchange:
         self.call = call
         self.data = for_engine(call, target)
         self.started = False
+        self.taps: tuple[Tap, ...] = ()
         self._entry = entry
         self._headers = headers
         self._send = send
@@ -48,11 +57,16 @@ class Exchange:
             Refusal: 502 when it is not JSON.
         """
         try:
-            usage = orjson.loads(body).get("usage")
+            answer = orjson.loads(body)
+            usage, answer_id = answer.get("usage"), answer.get("id")
         except (orjson.JSONDecodeError, AttributeError):
             raise Refusal(502, "the engine's answer is not a JSON object", code="engine_broke") from None
         self._entry.usage(usage or {})
-        return self._renamed(body)
+        self._entry.response_id = answer_id if isinstance(answer_id, str) else None
+        shown = self._renamed(body)
+        for tap in self.taps:
+            tap.add(shown)
+        return shown
 
     async def begin(self) -> None:
         """Send the headers of a stream."""
@@ -72,10 +86,26 @@ class Exchange:
         events, self._held = data[:end], data[end:]
         self._entry.piece()
         self._entry.n_pieces += events.count(b"\n\n")
+        if self._entry.response_id is None:
+            self._entry.response_id = response_id_of(events)
         if b'"usage"' in events or b'"error"' in events:
             events = self._inspected(events)
         if events:
-            await self._send({"type": "http.response.body", "body": self._renamed(events), "more_body": True})
+            shown = self._renamed(events)
+            for tap in self.taps:
+                tap.add(shown)
+            await self._send({"type": "http.response.body", "body": shown, "more_body": True})
+
+    async def replay(self, data: bytes) -> bytes | None:
+        """An answer that was given before: sent now if it is a stream, else the whole body to send."""
+        for tap in self.taps:
+            tap.add(data)
+        if not self.call.stream:
+            return data
+        self._entry.piece()
+        await self.begin()
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        return None
 
     def passed_on(self) -> dict[str, str] | None:
         """Headers of the request that the engine gets, too; the engine is asked now."""

@@ -9,10 +9,11 @@ import ipaddress
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from llmops.capture.config import CaptureSettings
 from llmops.engines.spec import EngineSpec
 from llmops.registry.bases import Base
 from llmops.serving.engine_settings import (
@@ -114,6 +115,17 @@ class Tracing(Settings):
     """Have a vLLM child send its own spans there, too (`--otlp-traces-endpoint`)."""
 
 
+class ResponseCacheSettings(Settings):
+    """Which answers are kept for requests that come again."""
+
+    tenants: Literal["all"] | tuple[str, ...] = "all"
+    """Whose requests may be answered from it; nobody is ever given another tenant's answer."""
+    max_bytes: int = Field(64 * 1024 * 1024, ge=64 * 1024)
+    """Memory for answers; those that were not asked for the longest go first."""
+    max_age_s: float = Field(3600.0, gt=0)
+    """Seconds after which an answer is asked for anew."""
+
+
 class ServeProfile(Settings):
     """Everything `llmops serve` needs to know."""
 
@@ -145,6 +157,10 @@ class ServeProfile(Settings):
     """What 1,000 tokens cost; left out: use is counted, not priced."""
     tracing: Tracing | None = None
     """Traces of requests; left out: none are made."""
+    capture: CaptureSettings = CaptureSettings()
+    """What is kept of prompts, answers and feedback, and how it is protected."""
+    response_cache: ResponseCacheSettings | None = None
+    """Answers to deterministic requests, kept in memory; left out: none are."""
 
     @field_validator("allowed_hosts")
     @classmethod
@@ -155,6 +171,15 @@ class ServeProfile(Settings):
                     f"{host!r} is no host name; use small letters, without port, or *.example.com"
                 )
         return hosts
+
+    @model_validator(mode="after")
+    def _plain_on_loopback_only(self) -> ServeProfile:
+        if self.capture.encryption == "none" and not is_loopback(self.host):
+            raise ValueError(
+                f"capture.encryption: texts are kept in plain on a loopback address alone, not on {self.host}; leave "
+                "it out and set LLMOPS_CAPTURE_KEY"
+            )
+        return self
 
 
 def is_loopback(host: str) -> bool:

@@ -35,6 +35,7 @@ from llmops.serving.http import (
 from llmops.serving.leash import Leash
 from llmops.serving.limits import BYTES_PER_TOKEN
 from llmops.serving.metrics import CLIENT_CLOSED, Metrics
+from llmops.serving.observer import HIT, Observed, Observer
 from llmops.serving.profile import Limits, ServeProfile
 from llmops.serving.request_log import Entry, RequestLog
 from llmops.serving.requests import Call, check, check_embeddings
@@ -52,11 +53,13 @@ DEADLINE_HEADER, PRIORITY_HEADER = b"x-llmops-deadline-s", b"x-llmops-priority"
 
 @dataclass(frozen=True)
 class Sinks:
-    """Where what is known of requests goes: log, figures, limits and usage, and traces, where there is a tracer."""
+    """Where what is known of requests goes: log, figures, limits and usage, what is kept of them, and traces, where there
+    is a tracer."""
 
     log: RequestLog
     metrics: Metrics
     access: Access
+    observer: Observer
     tracer: Tracer | None = None
 
 
@@ -68,6 +71,7 @@ class Notes:
     headers: list[Header]
     principal: Principal
     leash: Leash
+    observed: Observed
 
 
 class Relay:
@@ -78,9 +82,10 @@ class Relay:
         self._live = live
         self._limits, self._timeouts = profile.limits, profile.timeouts
         self._log, self._metrics = sinks.log, sinks.metrics
-        self._access, self._tracer = sinks.access, sinks.tracer
+        self._access, self._observer, self._tracer = sinks.access, sinks.observer, sinks.tracer
         self._upstream = Upstream(live, self._timeouts.answer_s)
         self.router = Router(live, self._upstream.ask, self._note)
+        self.router.shadows.on_answer = sinks.observer.shadow
         self._leashes: set[Leash] = set()
         self.admission = Admission(self._limits, self._timeouts.queue_s)
 
@@ -118,12 +123,12 @@ class Relay:
         headers: list[Header] = [(b"x-request-id", entry.request_id.encode())]
         span = self._tracer.begin(scope) if self._tracer is not None else None
         entry.passed_on = span.asked if span is not None else _client_trace(scope)
-        leash = Leash()
+        leash, observed = Leash(), Observed()
         self._leashes.add(leash)
         try:
             with leash:
                 exchange, whole = await self._complete(
-                    scope, receive, send, Notes(entry, headers, principal, leash)
+                    scope, receive, send, Notes(entry, headers, principal, leash, observed)
                 )
             await exchange.finish(whole)
         except Refusal as refusal:
@@ -137,7 +142,9 @@ class Relay:
             self._leashes.discard(leash)
             entry.end()
             self._note(entry)
-            self._live.meter.observe(entry)
+            self._observer.end(observed, entry)
+            if entry.cache != HIT:  # which says nothing about the arm
+                self._live.meter.observe(entry)
             self._access.settle(entry)
             if span is not None:
                 span.end(entry)
@@ -190,9 +197,16 @@ class Relay:
         entry.route_version = table.version
         choice = table.choose(call.asked, Asker(_session(scope), call.user, entry.tenant))
         entry.known, entry.propensity = True, choice.propensity
-        over = asyncio.Event() if choice.shadow is not None else None
-        trip = Trip(scope["path"], call, table, choice, entry, headers, len(headers), send, over)
+        shadowed = choice.shadow is not None and self.router.shadows.due(choice.shadow)
+        observed = self._observer.begin(notes.observed, scope, call, (choice, entry, shadowed))
+        headers.extend(observed.headers)
+        over = asyncio.Event() if shadowed and observed.hit is None else None
+        own = len(headers)
+        trip = Trip(scope["path"], call, table, choice, entry, headers, own, send, over, observed.taps)
         try:
+            if observed.hit is not None:
+                exchange = trip.exchange(choice.target, choice.arm)
+                return exchange, await exchange.replay(observed.hit)
             return await self.router.answer(trip)
         finally:
             if over is not None:

@@ -52,6 +52,9 @@ class Entry:
     lineage: str | None = None
     propensity: float | None = None  # how likely the arm was that was chosen
     fell_from: str | None = None  # the arm that was chosen and failed, and why; another answered
+    response_id: str | None = None  # the answer's `id`, which feedback names
+    captured: bool = False  # its texts are in the sample
+    cache: str | None = None  # hit or miss, of requests that may be answered from the response cache
     status: int = 500
     stream: bool = False
     n_prompt_tokens: int | None = None

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -58,7 +59,7 @@ class ScriptedEngine:
             raise
 
     def _head(self, body: dict[str, Any], kind: str) -> dict[str, Any]:
-        return {"id": f"chatcmpl-{len(self.asked)}", "object": kind, "created": 1, "model": body["model"]}
+        return {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": kind, "created": 1, "model": body["model"]}
 
     def _usage(self, n_completion: int) -> dict[str, int]:
         return {

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from llmops.capture import ServedVotes
 from llmops.errors import LlmopsError, ReleaseRefused
 from llmops.ledger import Event
 from llmops.records import Rollout, RolloutEvidence
@@ -53,6 +54,7 @@ class Director:
     def __init__(self, place: Place) -> None:
         """Direct nothing yet."""
         self.controller = Controller(place.live.meter)
+        self.controller.source = ServedVotes(place.registry.ledger.engine)
         self._place = place
         self._models = Models(place.registry, place.keeper, place.weight)
         self._states: dict[str, RolloutState] = {}  # those that run, by digest

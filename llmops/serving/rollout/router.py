@@ -39,7 +39,7 @@ class Router:
             Refusal: nobody who may answer did, and nothing was sent.
         """
         choice = trip.choice
-        if choice.shadow is not None:
+        if choice.shadow is not None and trip.over is not None:
             self.shadows.start(trip, choice.shadow)
         if choice.cascade is not None and not goes_on_at_once(trip.call, choice.cascade):
             first = await self._first(trip, choice.cascade)
@@ -76,7 +76,10 @@ class Router:
         exchange = trip.exchange(cascade.first, CASCADE)
         trip.entry.n_prompt_tokens = draft.entry.n_prompt_tokens
         trip.entry.n_completion_tokens = draft.entry.n_completion_tokens
+        trip.entry.response_id = draft.entry.response_id
         if not trip.call.stream:
+            for tap in trip.taps:
+                tap.add(answer)
             return exchange, answer
         await exchange.begin()
         await exchange.relay(answer)

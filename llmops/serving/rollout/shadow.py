@@ -51,13 +51,15 @@ class Shadows:
         self._note = note
         self._running: set[asyncio.Task[None]] = set()
 
-    def start(self, trip: Trip, shadow: Shadow) -> None:
-        """Ask the shadow as well, if it is this request's turn and there is room."""
+    def due(self, shadow: Shadow) -> bool:
+        """Whether a request is to be asked of the shadow as well: it is its turn, and there is room."""
         rule = shadow.rule
         if random.random() >= rule.sample or len(self._running) >= rule.max_running:
-            return
-        if self._live.in_flight.total() > rule.max_busy:
-            return
+            return False
+        return self._live.in_flight.total() <= rule.max_busy
+
+    def start(self, trip: Trip, shadow: Shadow) -> None:
+        """Ask the shadow as well."""
         task = asyncio.create_task(self._run(trip, shadow))
         self._running.add(task)
         task.add_done_callback(self._running.discard)

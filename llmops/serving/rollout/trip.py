@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from llmops.serving.exchange import Exchange
+from llmops.serving.exchange import Exchange, Tap
 from llmops.serving.http import Header, Send
 from llmops.serving.request_log import Entry
 from llmops.serving.requests import Call
@@ -18,7 +18,8 @@ class Trip:
     """A checked request, the table it was routed by, and where its answer goes.
 
     `entry` and `headers` are filled in on the way; the first `n_own` headers stay, whoever answers. `over` is set when
-    the client has its answer, or never gets one; only shadows wait for that.
+    the client has its answer, or never gets one; only a shadow waits for that, and without it there is none. `taps`
+    gather the answer that the client gets.
     """
 
     path: str
@@ -30,6 +31,7 @@ class Trip:
     n_own: int
     send: Send
     over: asyncio.Event | None = None
+    taps: tuple[Tap, ...] = ()
 
     def answered_by(self, target: Target, arm: str) -> None:
         """Note who answers now, in the log's entry and in the headers; a later call takes the place of an earlier."""
@@ -40,7 +42,9 @@ class Trip:
     def exchange(self, target: Target, arm: str) -> Exchange:
         """The request as this target gets it, with its answer going to the client."""
         self.answered_by(target, arm)
-        return Exchange(self.call, target, self.entry, self.headers, self.send)
+        exchange = Exchange(self.call, target, self.entry, self.headers, self.send)
+        exchange.taps = self.taps
+        return exchange
 
     def aside(self, target: Target, arm: str) -> Entry:
         """A log entry for asking a target beside the client's own answer."""
