@@ -18,6 +18,7 @@ from llmops.cli import (
     approve,
     base,
     batch,
+    capture,
     compare,
     data,
     evaluate,
@@ -74,6 +75,7 @@ evaluate.app.command("judge")(judge.judge)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(gate.app, name="gate")
 app.add_typer(feedback.app, name="feedback")
+app.add_typer(capture.app, name="capture")
 app.command("approve")(approve.approve)
 app.add_typer(release.app, name="release")
 app.add_typer(rollout.app, name="rollout")

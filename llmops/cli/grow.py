@@ -37,6 +37,10 @@ def grow(
     captured: Annotated[
         list[Path] | None, typer.Option(help="JSONL file of captured interactions; repeatable.")
     ] = None,
+    served: Annotated[
+        list[str] | None,
+        typer.Option(help="Public name: captured answers that people called bad or corrected; repeatable."),
+    ] = None,
     worst: Annotated[int, typer.Option(min=0, help="With --session: this many of the worst cases.")] = 10,
     suite_file: Annotated[
         list[Path] | None,
@@ -59,17 +63,20 @@ def grow(
     from llmops.evals.grow.append import grown_suite
     from llmops.evals.grow.proposal import read_proposal, write_proposal
 
-    asked = bool(campaign or session or captured)
+    asked = bool(campaign or session or captured or served)
     if confirm is not None and (asked or propose is not None):
         raise BadRequest("eval grow: --confirm reads a proposed file; leave out what proposes")
     if confirm is None and not asked:
-        raise BadRequest("eval grow: name --campaign, --session or --captured to propose from, or --confirm")
+        raise BadRequest(
+            "eval grow: name --campaign, --session, --served or --captured to propose from, or --confirm"
+        )
     workspace, target = find_workspace(), grown_suite(suite)
     name = getpass.getuser() if by is None else by
     if confirm is not None:
         _append(Registry.of(workspace), target, read_proposal(confirm), name)
         return
     seen = _seen(workspace, (campaign or [], session or [], captured or []), (suite_file or [], worst))
+    seen += _of_served(workspace, served or [])
     proposal = _proposed(workspace, target, seen)
     if propose is None:
         _append(Registry.of(workspace), target, _ask(target, proposal), name)
@@ -89,6 +96,12 @@ def _seen(
     found = [seen for name in campaigns for seen in from_campaign(registry, name)]
     found += [seen for name in sessions for seen in from_session(workspace, name, *how)]
     return found + [seen for path in files for seen in from_captured(path)]
+
+
+def _of_served(workspace: Workspace, names: list[str]) -> list[Seen]:
+    from llmops.evals.grow.served import from_served
+
+    return [seen for name in names for seen in from_served(workspace, name)]
 
 
 def _proposed(workspace: Workspace, target: GrownSuite, seen: list[Seen]) -> Proposal:

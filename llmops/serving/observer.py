@@ -21,7 +21,7 @@ OK = 200
 
 @dataclass
 class Observed:
-    """One request under way. `hit` is the answer the cache had, as it is to be sent; `call` None: it did not get far."""
+    """One request under way. `hit`: the answer the cache had, as it is to be sent; `call` None: it did not get far."""
 
     call: Call | None = None
     kept: Kept | None = None

@@ -53,8 +53,7 @@ DEADLINE_HEADER, PRIORITY_HEADER = b"x-llmops-deadline-s", b"x-llmops-priority"
 
 @dataclass(frozen=True)
 class Sinks:
-    """Where what is known of requests goes: log, figures, limits and usage, what is kept of them, and traces, where there
-    is a tracer."""
+    """Where what is known of requests goes: log, figures, limits and usage, what is kept, and traces, if any."""
 
     log: RequestLog
     metrics: Metrics
