@@ -77,6 +77,7 @@ class _Parts:
         self.finish_reason: str | None = None
 
     def take(self, choice: JsonDict) -> None:
+        """Add what one event says of the choice."""
         said = choice.get("delta") or {}
         if text := said.get("content") or choice.get("text"):
             self.content.append(text)
@@ -99,6 +100,7 @@ class _Parts:
         call["function"]["arguments"] += said.get("arguments") or ""
 
     def answer(self) -> JsonDict:
+        """The choice as a whole answer has it."""
         calls = [self.calls[i] for i in sorted(self.calls)]
         return _answer("".join(self.content), self.finish_reason) | _present("".join(self.reasoning), calls)
 

@@ -1,7 +1,7 @@
 """Deleting: what its time is over for, and all that is kept of a person.
 
-Deleted text is overwritten in an SQLite file and its log; PostgreSQL does so with its next vacuum. What was exported,
-backed up or frozen into a campaign before lies elsewhere and stays. The ledger is told how many rows, never whose.
+Deleted text is overwritten in an SQLite file and its log; PostgreSQL does so with its next vacuum. What was exported
+or backed up before lies elsewhere and stays. The ledger is told how many rows, never whose.
 """
 
 from __future__ import annotations
@@ -16,23 +16,28 @@ from llmops.capture.config import CaptureSettings
 from llmops.capture.keyring import Keyring
 from llmops.db import captures, feedback, responses, writing
 from llmops.ledger import append_event
+from llmops.ratings.added import forget_in
 
 _ROWS_AT_ONCE = 1000  # a transaction holds the write lock that feedback waits for
 
 
 @dataclass(frozen=True)
 class Deleted:
-    """Rows that are gone. `n_unnamed`: responses that stay without their user, and without texts."""
+    """Rows that are gone.
+
+    `n_unnamed`: responses that stay without their user, and without texts; `n_items`: what campaigns showed of them.
+    """
 
     n_texts: int
     n_responses: int
     n_feedback: int
     n_unnamed: int = 0
+    n_items: int = 0
 
     @property
     def anything(self) -> bool:
         """Whether a row was touched."""
-        return bool(self.n_texts or self.n_responses or self.n_feedback or self.n_unnamed)
+        return any(self.__dict__.values())
 
 
 def purge(engine: Engine, settings: CaptureSettings, at: datetime | None = None) -> Deleted:
@@ -60,7 +65,8 @@ def purge(engine: Engine, settings: CaptureSettings, at: datetime | None = None)
 def forget(engine: Engine, keyring: Keyring, user: str, tenant: str | None = None) -> Deleted:
     """Delete a person's texts and feedback; which model answered them stays, without them.
 
-    What others wrote about the person's answers (comments, corrections) goes too, their thumbs and scores stay.
+    The texts go from the campaigns that were opened on them too. What others wrote about the person's answers
+    (comments, corrections) goes as well, their thumbs and scores stay.
 
     Args:
         engine: the database.
@@ -83,7 +89,8 @@ def forget(engine: Engine, keyring: Keyring, user: str, tenant: str | None = Non
         n_feedback = connection.execute(delete(feedback).where(feedback.c.user.in_(marks))).rowcount
         unnamed = update(responses).where(responses.c.user.in_(marks)).values(user=None)
         n_unnamed = connection.execute(unnamed).rowcount
-    deleted = Deleted(n_texts, 0, n_feedback, n_unnamed)
+        n_items = sum(forget_in(connection, mark) for mark in marks)
+    deleted = Deleted(n_texts, 0, n_feedback, n_unnamed, n_items)
     _tell(engine, "capture.forgotten", deleted)
     return deleted
 

@@ -170,7 +170,7 @@ def forget(
 ) -> None:
     """Delete a person's texts and feedback, and the person's mark from every response.
 
-    Exports, backups and campaigns that were made before are files of their own: delete those yourself.
+    Exports and backups that were made before are files of their own: delete those yourself.
     """
     from llmops.capture import Keyring
     from llmops.capture.retention import forget as delete
@@ -179,7 +179,8 @@ def forget(
     engine = _engine()
     gone = delete(engine, Keyring.of_environment(), user, tenant)
     typer.echo(
-        f"deleted {gone.n_texts:,} texts, {gone.n_feedback:,} feedback; {gone.n_unnamed:,} responses unnamed"
+        f"deleted {gone.n_texts:,} texts, {gone.n_feedback:,} feedback, {gone.n_items:,} rated items; "
+        f"{gone.n_unnamed:,} responses unnamed"
     )
     n_exports = len(Ledger(engine).events("capture.exported"))
     if n_exports:

@@ -49,6 +49,6 @@ def test_feedback_reaches_what_another_gateway_served(
     assert {row.comment for row in said} == {"ok"}
     assert len(list(interactions(engine, ring))) == 16
     assert forget(engine, ring, "ada").__dict__ == {
-        "n_texts": 16, "n_responses": 0, "n_feedback": 16, "n_unnamed": 16
+        "n_texts": 16, "n_responses": 0, "n_feedback": 16, "n_unnamed": 16, "n_items": 0
     }  # fmt: skip
     assert list(interactions(engine, ring)) == []

@@ -18,12 +18,13 @@ from aiohttp import web
 from llmops.capture import Filter, Interaction, Keyring, captured_pairs, interactions
 from llmops.capture.keyring import VARIABLE, new_key
 from llmops.capture.reading import interaction
-from llmops.db import open_database
+from llmops.db import item_texts, open_database, writing
 from llmops.errors import ConfigError
 from llmops.records import OPEN
 from llmops.serving.app import Gateway
 from llmops.serving.request_log import Entry
 from llmops.serving.requests import check
+from llmops.settings import now
 from tests.in_process import llmops
 from tests.serving.bare import Bare, bare_gateway, profile_of, target
 from tests.serving.gateway import wait_for
@@ -354,7 +355,7 @@ def test_what_is_older_than_the_profile_keeps_is_gone_from_the_file(
     with sqlite3.connect(database) as connection:
         assert {row[0] for row in connection.execute("select id from responses")} == set(ids[:2])
         body = connection.execute("select body from events where kind = 'capture.purged'").fetchone()[0]
-    assert body == '{"n_feedback":1,"n_responses":1,"n_texts":2,"n_unnamed":0}'
+    assert body == '{"n_feedback":1,"n_items":0,"n_responses":1,"n_texts":2,"n_unnamed":0}'
 
 
 def test_gateway_deletes_by_itself_what_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,9 +381,14 @@ def test_forgotten_person_leaves_no_text_and_no_mark(tmp_path: Path, monkeypatch
             body = {"response_id": response, "user": user, "score": 1, "comment": f"{user} on {response}"}
             assert httpx.post(f"{bare.url}/v1/feedback", json=body).status_code == 201
     mark = Keyring().mark("local", "ada").encode()
+    shown = {"campaign": "c" * 64, "item": "i" * 64, "place": 0, "owner": mark.decode(), "at": now()}
+    with writing(
+        open_database(bare.workspace.database_url)
+    ) as connection:  # as a campaign on captures has it
+        connection.execute(item_texts.insert().values(**shown, body=f"own {SECRET}"))
     assert mark in bytes_at_rest(tmp_path / ".llmops")
     done = llmops(tmp_path, "capture", "forget", "--user", "ada")
-    assert done.out == "deleted 1 texts, 1 feedback; 1 responses unnamed\n"
+    assert done.out == "deleted 1 texts, 1 feedback, 1 rated items; 1 responses unnamed\n"
     data = bytes_at_rest(tmp_path / ".llmops")
     for gone in (SECRET.encode(), mark, f"bob on {own}".encode(), f"ada on {other}".encode()):
         assert gone not in data
@@ -395,7 +401,7 @@ def test_forgotten_person_leaves_no_text_and_no_mark(tmp_path: Path, monkeypatch
         scores = connection.execute("select response, score, payload is null from feedback order by number")
         assert scores.fetchall() == [(own, 1, 1), (other, 1, 0)]
     assert llmops(tmp_path, "capture", "forget", "--user", "ada").out.startswith(
-        "deleted 0 texts, 0 feedback; 0"
+        "deleted 0 texts, 0 feedback, 0"
     )
 
 
