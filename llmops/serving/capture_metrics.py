@@ -42,12 +42,9 @@ class CaptureCollector(Collector):
         )
         if self._cache is None:
             return
-        looked = CounterMetricFamily(
-            "llmops_response_cache", "Deterministic requests by what the cache had.", labels=["result"]
+        yield CounterMetricFamily(
+            "llmops_response_cache_evicted", "Answers that made room for others.", value=self._cache.n_evicted
         )
-        for result in ("hit", "miss", "evicted"):
-            looked.add_metric([result], self._cache.counts[result])
-        yield looked
         yield GaugeMetricFamily(
             "llmops_response_cache_bytes", "Memory that cached answers take.", value=self._cache.n_bytes
         )

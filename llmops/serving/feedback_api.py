@@ -15,6 +15,7 @@ from llmops.capture.redact import NotRedacted
 from llmops.capture.writing import MAX_RESPONSE_ID, KeyReused, NewFeedback, UnknownResponse
 from llmops.errors import BadRequest, ConfigError, CouldNotRun, LlmopsError
 from llmops.records import Principal
+from llmops.schema import JsonDict
 from llmops.serving.capture import Recorder
 from llmops.serving.http import (
     Receive,
@@ -31,7 +32,7 @@ PATH = "/v1/feedback"
 DURABLE_WITHIN_S = 10.0
 MAX_BODY_BYTES = 256 * 1024
 MAX_COMMENT, MAX_CORRECTION = 4_000, 60_000
-PAUSES_S = (0.2, 0.8)
+PAUSES_S = (0.3,)
 """A response may be ending just now, or another gateway on the same database may be about to write it down."""
 
 ResponseId = Annotated[str, Field(min_length=1, max_length=MAX_RESPONSE_ID, pattern=r"^[!-~]+$")]
@@ -79,6 +80,16 @@ class FeedbackBody(_Body):
         if all(one is None for one in said):
             raise ValueError("says nothing; give thumb, score, comment, correction or preferred_over")
         return self
+
+
+SCHEMA = "FeedbackRequest"
+"""Name of the body's schema in the OpenAPI document."""
+
+
+def feedback_schemas() -> JsonDict:
+    """The body's JSON Schema and those it refers to, by their names in the OpenAPI document."""
+    found = FeedbackBody.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {**found.pop("$defs"), SCHEMA: found}
 
 
 class FeedbackApi:

@@ -10,6 +10,8 @@ from typing import Any
 
 from llmops import __version__
 from llmops.schema import JsonDict
+from llmops.serving.feedback_api import SCHEMA as FEEDBACK
+from llmops.serving.feedback_api import feedback_schemas
 
 JSON, STREAM = "application/json", "text/event-stream"
 TEXT: JsonDict = {"type": "string"}
@@ -161,6 +163,9 @@ SCHEMAS: JsonDict = {
 }
 
 
+SCHEMAS |= feedback_schemas()
+
+
 def _ref(name: str) -> JsonDict:
     return {"$ref": f"#/components/schemas/{name}"}
 
@@ -205,6 +210,13 @@ def _completion(summary: str, body: str, streams: bool = True) -> JsonDict:
     return found
 
 
+def _feedback() -> JsonDict:
+    found = _operation("Say what somebody thinks of a response", _json("Object"), FEEDBACK)
+    found["responses"]["200"]["description"] = "It had been stored before."
+    found["responses"]["201"] = {"description": "It is stored, durably.", "content": _json("Object")}
+    return found
+
+
 def _health(summary: str) -> JsonDict:
     found = _operation(summary, _json("Health"))
     found["responses"]["503"]["content"] = _json("Health")
@@ -222,6 +234,7 @@ def _paths() -> JsonDict:
         },
         "/v1/models": {"get": _operation("Names that answer", _json("Models"))},
         "/v1/models/{model}": {"get": _operation("One of them", _json("Model"), parameters=[name])},
+        "/v1/feedback": {"post": _feedback()},
         "/llmops/adapters": {
             "post": _operation(
                 "Verify, load and prove a registered adapter", _json("Object"), "AdapterRequest"

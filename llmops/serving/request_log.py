@@ -54,7 +54,6 @@ class Entry:
     fell_from: str | None = None  # the arm that was chosen and failed, and why; another answered
     response_id: str | None = None  # the answer's `id`, which feedback names
     captured: bool = False  # its texts are in the sample
-    cache: str | None = None  # hit or miss, of requests that may be answered from the response cache
     status: int = 500
     stream: bool = False
     n_prompt_tokens: int | None = None

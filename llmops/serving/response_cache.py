@@ -11,7 +11,7 @@ import hashlib
 import re
 import time
 import uuid
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import orjson
@@ -76,7 +76,7 @@ class ResponseCache:
         """Begin empty."""
         self.settings = settings
         self.n_bytes = 0
-        self.counts: Counter[str] = Counter()
+        self.n_evicted = 0
         self._answers: OrderedDict[bytes, CachedAnswer] = OrderedDict()
 
     def key_of(self, call: Call, target: Target, tenant: str) -> bytes | None:
@@ -92,13 +92,12 @@ class ResponseCache:
         return hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).digest()
 
     def find(self, key: bytes) -> tuple[CachedAnswer, float] | None:
-        """The answer under a key with its age in seconds; counted as hit or miss."""
+        """The answer under a key with its age in seconds."""
         found = self._answers.get(key)
         age_s = time.monotonic() - found.at if found is not None else 0.0
         if found is not None and age_s > self.settings.max_age_s:
             self._remove(key)
             found = None
-        self.counts["hit" if found is not None else "miss"] += 1
         if found is None:
             return None
         self._answers.move_to_end(key)
@@ -121,7 +120,7 @@ class ResponseCache:
         self.n_bytes += len(data) + _OVERHEAD_BYTES
         while self.n_bytes > self.settings.max_bytes:
             self._remove(next(iter(self._answers)))
-            self.counts["evicted"] += 1
+            self.n_evicted += 1
 
     def __len__(self) -> int:
         """How many answers are kept."""

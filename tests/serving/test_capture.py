@@ -268,7 +268,7 @@ def test_plain_texts_are_for_loopback_alone(tmp_path: Path, monkeypatch: pytest.
     with bare_gateway(tmp_path, capture={**ALL, "encryption": "none"}) as bare:
         assert captured(bare, bare.chat(text=SECRET).json()["id"]).messages[0].content == SECRET
         assert bare.gateway.recorder.status()["key"] == "none"
-    with pytest.raises(ValueError, match=r"on a loopback address alone, not on|no keys to keep them out"):
+    with pytest.raises(ValueError, match="on a loopback address alone, not on"):
         profile_of(host="10.0.0.5", capture={**ALL, "encryption": "none"})
 
 

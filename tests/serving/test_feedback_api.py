@@ -13,12 +13,11 @@ import pytest
 
 from llmops.capture import Keyring, ServedVotes, feedback_rows
 from llmops.capture.keyring import VARIABLE, new_key
-from llmops.capture.redact import Redactor
-from llmops.capture.writing import NewFeedback, Protection, UnknownResponse, give_feedback
-from llmops.db import open_database, writing
+from llmops.db import open_database
 from llmops.records import LiveVote
 from llmops.settings import now
 from tests.serving.bare import Bare, bare_gateway, table_of, target
+from tests.serving.keyed import keyed_gateway
 
 
 @pytest.fixture(scope="module")
@@ -183,14 +182,27 @@ def test_answer_that_a_response_does_not_have_is_refused(bare: Bare) -> None:
     assert say(bare, response_id=pair, preferred_over={"response_id": pair, "choice": 1}).status_code == 201
 
 
-def test_other_tenants_responses_are_not_there(bare: Bare) -> None:
-    response = served(bare)
-    assert say(bare, response_id=response, thumb="up").status_code == 201
-    settings = bare.gateway.profile.capture
-    protection = Protection(Keyring.of_environment(), Redactor(settings))
-    new = NewFeedback(response, "acme", thumb="up")
-    with writing(open_database(bare.workspace.database_url)) as connection, pytest.raises(UnknownResponse):
-        give_feedback(connection, new, protection)
+def test_client_speaks_of_its_own_tenants_responses_and_an_operator_of_all(tmp_path: Path) -> None:
+    with keyed_gateway(tmp_path) as keyed:
+        url = f"{keyed.bare.url}/v1/feedback"
+        mine = keyed.chat("docs", user="ada").json()["id"]
+        theirs = keyed.chat("other", "mail", user="ada").json()["id"]
+
+        def status(holder: str, **body: Any) -> int:
+            return httpx.post(url, json=body, headers=keyed.headers(holder), timeout=30).status_code
+
+        assert status("docs", response_id=mine, thumb="up") == 201
+        assert status("all", response_id=mine, thumb="down") == 201
+        assert status("docs", response_id=theirs, thumb="down") == 404
+        assert status("docs", response_id=mine, preferred_over={"response_id": theirs}) == 404
+        assert status("operator", response_id=theirs, thumb="up") == 201
+        assert status("rater", response_id=mine, thumb="up") == 403
+        assert httpx.post(url, json={"response_id": mine, "thumb": "up"}, timeout=30).status_code == 401
+        rows = [*stored(keyed.bare, mine), *stored(keyed.bare, theirs)]
+        assert [(row["tenant"], row["thumb"]) for row in rows] == [
+            ("acme", "up"), ("acme", "down"), ("bolt", "up")
+        ]  # fmt: skip
+        assert rows[0]["user"] != rows[2]["user"]  # another tenant's ada is another person
 
 
 def test_user_is_stored_as_a_mark(bare: Bare) -> None:

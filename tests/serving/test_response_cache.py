@@ -48,8 +48,8 @@ def test_same_deterministic_request_is_answered_without_the_engine(bare: Bare) -
     assert [line["cache"] for line in lines] == ["miss", "hit"]
     assert lines[1]["n_completion_tokens"] == lines[0]["n_completion_tokens"] == 3
     metrics = httpx.get(f"{bare.url}/metrics").text
-    assert 'llmops_response_cache_total{result="hit"} 1.0' in metrics
-    assert 'llmops_response_cache_total{result="miss"} 1.0' in metrics
+    counted = re.findall(r'llmops_cached_answers_total{.*result="(\w+)"} (\S+)', metrics)
+    assert dict(counted) == {"hit": "1.0", "miss": "1.0"}
 
 
 def test_hit_is_a_response_of_its_own_that_takes_feedback(bare: Bare) -> None:
@@ -185,7 +185,7 @@ def test_memory_and_age_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     cache = ResponseCache(ResponseCacheSettings(max_bytes=64 * 1024, max_age_s=10))
     keys = [filled(cache, i, 4000) for i in range(40)]
     assert cache.n_bytes <= 64 * 1024
-    assert len(cache) == 64 * 1024 // 4600
+    assert (len(cache), cache.n_evicted) == (64 * 1024 // 4600, 40 - 64 * 1024 // 4600)
     assert cache.find(keys[0]) is None
     assert cache.find(keys[-1]) is not None
     assert cache.find(filled(cache, 99, 9000)) is None  # over an eighth of the room
