@@ -96,9 +96,9 @@ class Access:
         Raises:
             Refusal: 429 with the time to wait.
         """
-        if principal.key is None:
-            return None
-        return self.limits.admit(principal.key, self.ring.limits(principal.key))
+        key = principal.key
+        limits = None if key is None else self.ring.limits(key)
+        return None if key is None or limits is None else self.limits.admit(key, limits)
 
     def accept(self, principal: Principal, call: Call, entry: Entry, table: RouteTable) -> None:
         """Let a request to a model through: its name is in scope, tokens are set aside, its prefix cache is its own.

@@ -35,9 +35,7 @@ class Known:
     """A key as requests need it; `expires` in seconds since 1970."""
 
     principal: Principal
-    limits: KeyLimits
     expires: float
-    cache_salt: str
 
 
 class KeyRing:
@@ -88,9 +86,9 @@ class KeyRing:
             raise Refusal(503, "keys cannot be checked now; try again shortly", None, "keys_unavailable", 5)
         return found if found is not None and time.time() < found.expires else None
 
-    def limits(self, key: str | None) -> KeyLimits:
-        """What a key (by id) may use."""
-        return self._limits.get(key or "", NO_LIMITS)
+    def limits(self, key: str) -> KeyLimits | None:
+        """What a key (by id) may use; None: as much as it likes."""
+        return self._limits.get(key)
 
     def cache_salt(self, tenant: str) -> str | None:
         """What parts a tenant's prefix cache from all others'; None while there are no keys."""
@@ -131,15 +129,13 @@ class KeyRing:
             tenants = {key.tenant for key in live.keys.values()} - self._cache_salts.keys()
             salts = {tenant: self._salts.digest("cache", tenant) for tenant in tenants}
             self._cache_salts = self._cache_salts | salts
-            self._known = {
-                kept: _known(key, self._cache_salts[key.tenant]) for kept, key in live.keys.items()
-            }
-            self._limits = {key.id: key.limits for key in live.keys.values()}
+            self._known = {kept: _known(key) for kept, key in live.keys.items()}
+            self._limits = {key.id: key.limits for key in live.keys.values() if key.limits != NO_LIMITS}
             self._revision = live.revision
         self.closed = self._revision > 0
         self._seen = time.monotonic()
 
 
-def _known(key: Key, cache_salt: str) -> Known:
+def _known(key: Key) -> Known:
     expires = float("inf") if key.expires_at is None else datetime.fromisoformat(key.expires_at).timestamp()
-    return Known(key.principal, key.limits, expires, cache_salt)
+    return Known(key.principal, expires)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from time import monotonic
+from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
+from time import monotonic, time
 
 from llmops.auth import KeyLimits
 from llmops.serving.http import Refusal
 
-MINUTE_S = 60.0
+MINUTE_S, DAY_S = 60.0, 86_400
 UNSAID_ANSWER_TOKENS = 256
 """Set aside for an answer whose length the request does not bound."""
 BYTES_PER_TOKEN = 4
@@ -73,14 +74,12 @@ class LimitBook:
         self._day = today()
         self._spent: dict[str, int] = {}  # tokens of that day by key, of all gateways
 
-    def admit(self, key: str, limits: KeyLimits) -> Charge | None:
-        """Take one request from the key's bucket; None for a key without limits.
+    def admit(self, key: str, limits: KeyLimits) -> Charge:
+        """Take one request from the key's bucket.
 
         Raises:
             Refusal: 429 with the time to wait.
         """
-        if limits == KeyLimits():
-            return None
         account = self.accounts.get(key)
         if account is None:
             account = _Account(limits, _full(limits.requests_per_minute), _full(limits.tokens_per_minute))
@@ -152,7 +151,12 @@ class LimitBook:
 
 def today() -> str:
     """The day of UTC, as usage is kept by."""
-    return datetime.now(UTC).date().isoformat()
+    return _spelt(int(time() // DAY_S))
+
+
+@lru_cache(maxsize=2)
+def _spelt(n_days: int) -> str:
+    return (date(1970, 1, 1) + timedelta(days=n_days)).isoformat()
 
 
 def _full(capacity: int | None) -> Bucket | None:

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import SQLAlchemyError
@@ -27,9 +28,8 @@ STALE_S = 5.0
 log = logging.getLogger("llmops.serving")
 
 
-@dataclass(frozen=True)
-class Line:
-    """Where one request is counted: a row of the table."""
+class Line(NamedTuple):
+    """Where one request is counted: a row of the table. A tuple, since one is made and looked up at every request."""
 
     day: str
     key: str  # id; empty: no key was asked for
@@ -52,8 +52,12 @@ class Amount:
 
     def add(self, other: Amount) -> None:
         """Add another amount to this one."""
-        for name, value in other.__dict__.items():
-            setattr(self, name, getattr(self, name) + value)
+        self.n_requests += other.n_requests
+        self.n_errors += other.n_errors
+        self.n_estimated += other.n_estimated
+        self.n_prompt_tokens += other.n_prompt_tokens
+        self.n_completion_tokens += other.n_completion_tokens
+        self.cost += other.cost
 
 
 class UsageBook:
@@ -129,7 +133,7 @@ class UsageBook:
 
     def _write(self, waiting: Mapping[Line, Amount]) -> None:
         """In a thread: add the amounts to their rows, in one transaction."""
-        rows = [{**line.__dict__, **amount.__dict__} for line, amount in waiting.items()]
+        rows = [{**line._asdict(), **amount.__dict__} for line, amount in waiting.items()]
         with writing(self._engine) as connection:
             if connection.dialect.name == "postgresql":
                 from sqlalchemy.dialects.postgresql import insert

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import openai
@@ -17,6 +18,7 @@ from tests.in_process import llmops
 from tests.serving.bare import Bare, bare_gateway, target
 from tests.serving.gateway import wait_for
 from tests.serving.keyed import Keyed, keyed_gateway, raw
+from tests.serving.staged import staged_gateway
 
 DOCS, BASE = target("docs").engine_name, target("base").engine_name
 OPEN_ERROR = {"message", "type", "param", "code"}
@@ -289,6 +291,28 @@ def test_every_changing_call_of_an_operator_is_in_the_ledger(keyed: Keyed) -> No
     found = [event.body for event in Ledger.of(keyed.bare.workspace).events("admin.called")]
     call = {"key": ids["operator"], "role": "operator", "call": "POST /llmops/adapters"}
     assert found == [{**call, "status": 404}, {**call, "status": 400}]
+
+
+def test_adapter_that_was_loaded_stands_in_the_ledger_with_the_key_that_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with staged_gateway(tmp_path) as staged:
+        made = json.loads(staged.done("key", "create", "ada", "--role", "operator", "--json"))
+        adapter = staged.adapters[2]
+        monkeypatch.setenv("LLMOPS_API_KEY", "wrong")
+        wait_for(lambda: staged.chat().status_code == 401)
+        assert "does not say which" in staged.done("gc", "--dry-run")  # not to just anybody
+        monkeypatch.setenv("LLMOPS_API_KEY", made["token"])
+        assert "does not say which" not in staged.done("gc", "--dry-run")
+        headers = {"Authorization": f"Bearer {made['token']}"}
+        body = {"adapter": adapter.model_name}
+        answer = staged.client.post(f"{staged.url}/llmops/adapters", json=body, headers=headers)
+        assert answer.status_code == 200, answer.text
+        (event,) = staged.registry.ledger.events("admin.called")
+        assert event.body == {
+            "key": made["id"], "role": "operator", "call": "POST /llmops/adapters", "status": 200,
+            "adapter": adapter.adapter,
+        }  # fmt: skip
 
 
 def test_database_that_is_away_for_long_closes_the_gateway(
