@@ -18,6 +18,13 @@ from tests.in_process import llmops
 PASSWORD = "correct horse battery"
 
 
+@pytest.fixture(autouse=True)
+def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords that cost little to compare, but where the cost is what is tested."""
+    if "scrypt" not in request.node.name:
+        monkeypatch.setattr("llmops.auth.hashing._N", 2**4)
+
+
 def created(workspace: Workspace, *words: str, typed: str | None = None) -> dict[str, object]:
     stdin = None if typed is None else io.StringIO(typed + "\n")
     done = llmops(workspace.root, "key", "create", *words, "--json", typed=stdin)

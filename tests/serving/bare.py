@@ -104,11 +104,12 @@ class Bare:
     engine: ScriptedEngine
     workspace: Workspace
     loop: asyncio.AbstractEventLoop
+    client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=30))  # a new one costs 20 ms
 
     def chat(self, model: str = "docs", text: str = "Hi.", **fields: Any) -> httpx.Response:
         headers = fields.pop("headers", None)
         body = {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 8, **fields}
-        return httpx.post(f"{self.url}/v1/chat/completions", json=body, headers=headers, timeout=30)
+        return self.client.post(f"{self.url}/v1/chat/completions", json=body, headers=headers)
 
     def logged(self) -> list[dict[str, Any]]:
         """All lines of the request log; what waits is written first."""
@@ -154,6 +155,7 @@ def bare_gateway(root: Path, table: RouteTable | None = None, **profile: Any) ->
     try:
         yield bare
     finally:
+        bare.client.close()
         bare.loop.call_soon_threadsafe(bare.gateway.stopping.set)  # type: ignore[attr-defined]
         thread.join(30)
 

@@ -37,7 +37,7 @@ class Keyed:
         return {"Authorization": f"Bearer {self.tokens[holder]}"}
 
     def get(self, path: str, holder: str) -> httpx.Response:
-        return httpx.get(self.bare.url + path, headers=self.headers(holder), timeout=30)
+        return self.bare.client.get(self.bare.url + path, headers=self.headers(holder))
 
     def chat(self, holder: str, model: str = "docs", **fields: Any) -> httpx.Response:
         return self.bare.chat(model, headers=self.headers(holder), **fields)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import openai
 import pytest
 
@@ -98,8 +97,10 @@ def test_request_without_a_key_in_its_place_is_refused_in_openai_s_shape(
 def test_key_in_the_address_opens_nothing(keyed: Keyed, field: str) -> None:
     token = keyed.tokens["operator"]
     for path in ("/v1/models", "/llmops/status"):
-        assert httpx.get(keyed.bare.url + path, params={field: token}).status_code == 401
-        assert httpx.get(keyed.bare.url + path, params={field: f"Bearer {token}"}).status_code == 401
+        assert keyed.bare.client.get(keyed.bare.url + path, params={field: token}).status_code == 401
+        assert (
+            keyed.bare.client.get(keyed.bare.url + path, params={field: f"Bearer {token}"}).status_code == 401
+        )
 
 
 def test_expired_key_is_refused(keyed: Keyed) -> None:
@@ -160,7 +161,9 @@ def test_name_out_of_scope_looks_like_one_that_does_not_exist(keyed: Keyed) -> N
 def test_what_is_an_operator_s_is_refused_to_everyone_else(keyed: Keyed, path: str) -> None:
     for holder in ("docs", "all", "rater"):
         for method in ("GET", "POST"):
-            answer = httpx.request(method, keyed.bare.url + path, headers=keyed.headers(holder), json={})
+            answer = keyed.bare.client.request(
+                method, keyed.bare.url + path, headers=keyed.headers(holder), json={}
+            )
             assert answer.status_code == 403, (holder, method)
             assert answer.json()["error"]["code"] == "wrong_role"
 
@@ -180,11 +183,11 @@ def test_health_needs_no_key_and_metrics_only_where_the_profile_says_so(
     keyed: Keyed, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     for path, status in (("/healthz", 200), ("/readyz", 200), ("/metrics", 401)):
-        assert httpx.get(keyed.bare.url + path).status_code == status
+        assert keyed.bare.client.get(keyed.bare.url + path).status_code == status
     with keyed_gateway(tmp_path_factory.mktemp("open"), open_metrics=True) as other:
-        assert "llmops_engine_up" in httpx.get(f"{other.bare.url}/metrics").text
+        assert "llmops_engine_up" in other.bare.client.get(f"{other.bare.url}/metrics").text
         assert other.get("/metrics", "docs").status_code == 200
-        assert httpx.get(f"{other.bare.url}/llmops/status").status_code == 401
+        assert other.bare.client.get(f"{other.bare.url}/llmops/status").status_code == 401
 
 
 # ------------------------------------------------------------ ways around
@@ -283,9 +286,11 @@ def test_log_says_whose_key_asked_and_never_the_key(keyed: Keyed) -> None:
 
 def test_every_changing_call_of_an_operator_is_in_the_ledger(keyed: Keyed) -> None:
     for body in ({"adapter": "nobody@000000000000"}, {"wrong": 1}):
-        answer = httpx.post(f"{keyed.bare.url}/llmops/adapters", json=body, headers=keyed.headers("operator"))
+        answer = keyed.bare.client.post(
+            f"{keyed.bare.url}/llmops/adapters", json=body, headers=keyed.headers("operator")
+        )
         assert answer.status_code in (400, 404)
-    httpx.post(f"{keyed.bare.url}/llmops/adapters", json={}, headers=keyed.headers("docs"))
+    keyed.bare.client.post(f"{keyed.bare.url}/llmops/adapters", json={}, headers=keyed.headers("docs"))
     keyed.get("/llmops/status", "operator")
     ids = {key.name: key.id for key in keyed.keys.list()}
     found = [event.body for event in Ledger.of(keyed.bare.workspace).events("admin.called")]

@@ -174,11 +174,6 @@ def test_endpoint_with_a_certificate_speaks_https_and_nothing_else(
             httpx.get(f"{bare.url}/healthz")
         with pytest.raises(httpx.HTTPError):
             httpx.get(bare.url.replace("https", "http") + "/healthz")
-        old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        old.load_verify_locations(str(certificate[0]))
-        old.maximum_version = ssl.TLSVersion.TLSv1_1
-        with pytest.raises(httpx.ConnectError), httpx.Client(verify=old) as client:
-            client.get(f"{bare.url}/healthz")
 
 
 def test_key_of_another_certificate_is_refused(certificate: tuple[Path, Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from llmops.db import open_database, usage, writing
 from llmops.errors import StoreError
 from llmops.records import ShadowRule
 from llmops.serving.profile import Price, Prices
@@ -25,10 +27,23 @@ PRICES = {
 }
 
 
-@pytest.fixture
-def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
     with keyed_gateway(tmp_path_factory.mktemp("keyed"), prices=PRICES) as keyed:
         yield keyed
+
+
+@pytest.fixture
+def keyed(shared: Keyed) -> Iterator[Keyed]:
+    """The shared gateway as if nothing had been asked of it yet."""
+    gateway, table = shared.bare.gateway, shared.bare.gateway.live.table
+    shared.bare.logged()
+    gateway.log.path.unlink(missing_ok=True)
+    shared.bare.run(gateway.access.usage.flush())
+    with writing(open_database(shared.bare.workspace.database_url)) as connection:
+        connection.execute(usage.delete())
+    yield shared
+    gateway.live.table, shared.bare.engine.reply = table, None
 
 
 def told(keyed: Keyed, *words: str) -> list[dict[str, Any]]:
@@ -116,29 +131,30 @@ def test_failed_answers_are_counted_as_errors_and_cost_nothing(keyed: Keyed) -> 
 def test_database_that_does_not_take_it_loses_nothing_and_holds_nobody_up(
     keyed: Keyed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = keyed.bare.gateway.access.usage
+    book = keyed.bare.gateway.access.usage
 
     def full(waiting: object) -> None:
         raise StoreError("database: could not be written (disk full)")
 
-    monkeypatch.setattr(usage, "_write", full)
+    monkeypatch.setattr(book, "_write", full)
     for _ in range(3):
         assert keyed.chat("docs").status_code == 200
-        keyed.bare.run(usage.flush())
+        keyed.bare.run(book.flush())
     assert told(keyed) == []
     monkeypatch.undo()
     assert [row["n_requests"] for row in told(keyed)] == [3]
 
 
 def test_what_there_is_no_room_for_is_counted_as_lost(keyed: Keyed, monkeypatch: pytest.MonkeyPatch) -> None:
+    book = keyed.bare.gateway.access.usage
     monkeypatch.setattr("llmops.serving.usage.MAX_ROWS", 1)
-    usage = keyed.bare.gateway.access.usage
-    keyed.bare.loop.call_soon_threadsafe(usage._task.cancel)  # type: ignore[union-attr]
-    monkeypatch.setattr(usage, "_write", lambda waiting: (_ for _ in ()).throw(StoreError("full")))
+    monkeypatch.setattr(book, "_flush", lambda: asyncio.sleep(0))  # the clock's own writes nothing meanwhile
     for model in ("docs", "mail", "docs"):
         assert keyed.chat("all", model).status_code == 200
     assert "llmops_usage_lost 1.0" in keyed.get("/metrics", "operator").text
     assert keyed.get("/llmops/status", "operator").json()["n_usage_lost"] == 1
+    monkeypatch.undo()
+    assert [(row["what"], row["n_requests"]) for row in told(keyed, "--by", "model")] == [("docs", 2)]
 
 
 def test_stopping_writes_what_was_counted(tmp_path_factory: pytest.TempPathFactory) -> None:
