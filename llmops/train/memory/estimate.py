@@ -63,7 +63,10 @@ def estimate(scene: Scene) -> Estimate:
     passes = parts_of(recipe, scene.rows, device, shares_prompts(scene))
     weights = weigh(recipe, scene.base, scene.parent)
     steps = working_bytes(scene, passes)
-    holes = round((constants.HEAP_FACTOR - 1) * steps) if device == "cpu" else 0
+    held = weights.base_bytes + 4 * weights.n_trained
+    holes = (
+        (constants.HEAP_FACTOR - 1) * steps + (constants.LOADED_FACTOR - 1) * held if device == "cpu" else 0
+    )
     fixed = constants.LIBRARIES_BYTES if device == "cpu" else constants.CONTEXT_BYTES
     optimizer = 2 * 4 * weights.n_trained
     gradients = 4 * weights.n_trained
@@ -76,7 +79,7 @@ def estimate(scene: Scene) -> Estimate:
         "optimizer": optimizer,
         "activations and logits": max(0, steps - gradients - optimizer),
     }
-    parts |= {name: n for name, n in (("teacher", teacher), ("holes of the heap", holes)) if n}
+    parts |= {name: n for name, n in (("teacher", teacher), ("holes of the heap", round(holes))) if n}
     phases = {
         "load": fixed + weights.base_bytes + teacher + (weights.file_bytes if device == "cpu" else 0),
         "train": sum(parts.values()),
