@@ -13,7 +13,7 @@ from llmops.errors import BadRequest
 from llmops.registry.adapters import Registry
 from llmops.registry.rollouts import RolloutState, rollouts_of
 from llmops.schema import JsonDict, short
-from llmops.settings import Workspace, find_workspace
+from llmops.settings import Workspace, api_headers, find_workspace
 
 
 def status(
@@ -82,7 +82,8 @@ def _live(workspace: Workspace) -> dict[str, JsonDict]:
     if serving is None:
         return {}
     try:
-        with urllib.request.urlopen(f"{serving.url}/llmops/status", timeout=5) as response:
+        request = urllib.request.Request(f"{serving.url}/llmops/status", headers=api_headers())
+        with urllib.request.urlopen(request, timeout=5) as response:
             names: dict[str, Any] = jsonlib.load(response)["routes"]["names"]
     except (OSError, ValueError, KeyError):
         return {}

@@ -196,7 +196,7 @@ class Relay:
         entry.route_version = table.version
         choice = table.choose(call.asked, Asker(_session(scope), call.user, entry.tenant))
         entry.known, entry.propensity = True, choice.propensity
-        shadowed = choice.shadow is not None and self.router.shadows.due(choice.shadow)
+        shadowed = choice.shadow is not None and self.router.shadows.due(choice.shadow, call)
         observed = self._observer.begin(notes.observed, scope, call, (choice, entry, shadowed))
         headers.extend(observed.headers)
         over = asyncio.Event() if shadowed and observed.hit is None else None

@@ -67,7 +67,14 @@ class StagedEngine:
         app.router.add_post("/v1/unload_lora_adapter", self._unload)
         app.router.add_post("/v1/completions", self._complete)
         app.router.add_post("/v1/chat/completions", self._complete)
+        app.router.add_post("/v1/embeddings", self._embed)
         return app
+
+    async def _embed(self, request: web.Request) -> web.Response:
+        model = (await request.json())["model"]
+        self.log.append(("embed", model))
+        vector = {"object": "embedding", "index": 0, "embedding": [0.5]}
+        return web.json_response({"object": "list", "model": model, "data": [vector], "usage": {}})
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.json_response({"version": VERSION})

@@ -109,6 +109,16 @@ def test_adapter_that_the_engine_does_not_list_gets_no_traffic(staged: Staged) -
     assert set(arms(staged, 10).values()) == {"champion"}
 
 
+def test_arms_are_refused_whole_and_nothing_of_them_stays_loaded(staged: Staged) -> None:
+    """The second arm is not applied by the engine: the first, which was, goes as well."""
+    staged.engine.unlisted.add(staged.adapters[2].model_name)
+    shared = ("--arm", "a=docs1:0.3", "--arm", "b=docs2:0.3")
+    refused = staged.cli("rollout", "ab", "docs", *shared, "--override", REASON)
+    assert refused.code == 4
+    assert set(arms(staged, 10).values()) == {"champion"}
+    wait_for(lambda: staged.engine.loaded == [staged.base.model_name, staged.adapters[0].model_name])
+
+
 def test_altered_canary_is_refused_at_the_gateway(staged: Staged) -> None:
     path = staged.registry.store.path("adapter", staged.adapters[1].adapter) / "adapter_model.safetensors"
     path.chmod(0o644)
@@ -214,16 +224,16 @@ def test_users_keep_their_arm_over_a_restart_and_so_does_the_lineage(tmp_path: P
             "--override",
             REASON,
         )
-        before = arms(staged, 40)
+        before = arms(staged, 24)
         first = staged.chat(user="user1").headers
         assert set(before.values()) == {"left", "right", "champion"}
-        assert arms(staged, 40) == before
+        assert arms(staged, 24) == before
         lines = [line for line in staged.logged() if line["user"] in before]
         shares = {"left": 0.3, "right": 0.3, "champion": 0.4}
         assert all(line["propensity"] == pytest.approx(shares[line["arm"]]) for line in lines)
         assert {line["arm"] for line in lines if line["user"] == "user1"} == {before["user1"]}
     with staged_gateway(tmp_path) as staged:
-        assert arms(staged, 40) == before
+        assert arms(staged, 24) == before
         again = staged.chat(user="user1")
         for name in ("x-llmops-arm", "x-llmops-lineage", "x-llmops-route-version", "x-llmops-model"):
             assert again.headers[name] == first[name]
@@ -495,3 +505,13 @@ def test_stream_of_a_sure_cascade_is_the_stream_of_the_model_itself(staged: Stag
     assert through.text.endswith("data: [DONE]\n\n")
     line = staged.logged()[-1]
     assert (line["n_completion_tokens"], line["status"], line["error"]) == (3, 200, None)
+
+
+def test_embeddings_have_no_first_answer_and_no_shadow(staged: Staged) -> None:
+    staged.done("rollout", "cascade", "docs", "--first", "base", "--max-characters", "9")
+    staged.done("rollout", "shadow", "docs", "--adapter", "docs2", "--sample", "1")
+    answer = staged.client.post(f"{staged.url}/v1/embeddings", json={"model": "docs", "input": "Hi"})
+    assert (answer.status_code, answer.headers["x-llmops-arm"]) == (200, "champion")
+    asked = [entry for entry in staged.engine.log if entry[0] == "embed"]
+    assert asked == [("embed", staged.adapters[0].model_name)]
+    assert [line["arm"] for line in staged.logged()] == ["champion"]

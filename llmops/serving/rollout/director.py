@@ -126,6 +126,7 @@ class Director:
             if state is not None:  # it may have ended by itself since
                 await self._end(state, str(event.body["reason"]), None)
             return
+        rollout = None
         try:
             rollout = await asyncio.to_thread(self._place.registry.store.get_record, Rollout, digest)
             await self._verify(rollout)
@@ -134,6 +135,8 @@ class Director:
             log.warning("rollout of %s refused: %s", name, error)
             body = {"public_name": name, "rollout": digest, "reason": str(error)}
             await asyncio.to_thread(self._place.registry.ledger.append, "rollout.refused", body)
+            if rollout is not None:
+                self._models.release(rollout)  # what was loaded before another of its models failed
 
     async def _begin(self, rollout: Rollout, event: Event) -> None:
         place, name, digest = self._place, rollout.public_name, str(event.body["rollout"])

@@ -69,13 +69,14 @@ class Models:
                 targets.append(base)
                 continue
             record = await asyncio.to_thread(self._registry.adapter, arm.model)
-            if self._keeper.fleet.get(arm.model) is None:
-                self._own.add(arm.model)
+            was_there = self._keeper.fleet.get(arm.model) is not None
             await load(record)
             found = self._keeper.fleet.get(arm.model)
             if found is None:
                 raise ReleaseRefused(
                     f"rollout {rollout.public_name}: {record.model_name} lost its slot; ask again"
                 )
+            if not was_there:
+                self._own.add(arm.model)
             targets.append(found.target)
         return tuple(targets)

@@ -51,8 +51,12 @@ class Shadows:
         self._note = note
         self._running: set[asyncio.Task[None]] = set()
 
-    def due(self, shadow: Shadow) -> bool:
-        """Whether a request is to be asked of the shadow as well: it is its turn, and there is room."""
+    def due(self, shadow: Shadow, call: Call) -> bool:
+        """Whether a request is to be asked of the shadow as well: it is answered in words, it is its turn, and there is
+        room.
+        """
+        if not call.chat and "prompt" not in call.body:
+            return False
         rule = shadow.rule
         if random.random() >= rule.sample or len(self._running) >= rule.max_running:
             return False
