@@ -7,7 +7,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from llmops.serving.http import ClientGone, Receive, Refusal
+from llmops.serving.http import ClientGone, Receive, Refusal, Scope
+from llmops.serving.wire import LOST
 
 Cause = Refusal | ClientGone
 
@@ -18,25 +19,37 @@ class Leash:
     Whatever pulls first cancels the task, and leaving the block raises the reason instead of the cancellation.
     """
 
-    def __init__(self) -> None:
-        """Hold the running task."""
+    def __init__(self, body_late: Callable[[], Refusal], late: Callable[[float], Refusal]) -> None:
+        """Hold the running task; the two say what a request is told whose body, or whose time (seconds), is over."""
         task = asyncio.current_task()
         assert task is not None
         self._task = task
         self._loop = task.get_loop()
+        self._body_late, self._late = body_late, late
         self._cause: Cause | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._lost: set[Callable[[], None]] | None = None
+        self._read = False
+        self._whole_s = self._ends_at = 0.0
 
-    def within(self, seconds: float, make_cause: Callable[[], Refusal]) -> None:
-        """End the request with that cause in so many seconds; takes the place of an earlier limit."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_later(seconds, lambda: self.pull(make_cause()))
+    def begin(self, body_s: float, whole_s: float) -> None:
+        """End the request unless its body came within `body_s` and all is over within `whole_s`."""
+        now = self._loop.time()
+        self._whole_s, self._ends_at = whole_s, now + whole_s
+        self._timer = self._loop.call_at(now + min(body_s, whole_s), self._overdue)
 
-    def watch(self, receive: Receive) -> None:
-        """End the request when its client leaves; its body was read before."""
-        self._watcher = self._loop.create_task(self._until_gone(receive))
+    def watch(self, scope: Scope, receive: Receive) -> None:
+        """Note that the body was read, and end the request when its client leaves.
+
+        The server's own connection tells where it is ours (`wire`), which costs nothing; else a task waits for it.
+        """
+        self._read = True
+        self._lost = scope.get(LOST)
+        if self._lost is not None:
+            self._lost.add(self._gone)
+        else:
+            self._watcher = self._loop.create_task(self._until_gone(receive))
 
     def pull(self, cause: Cause) -> None:
         """End the request now; only the first cause counts."""
@@ -44,10 +57,21 @@ class Leash:
             self._cause = cause
             self._task.cancel()
 
+    def _gone(self) -> None:
+        self.pull(ClientGone())
+
     async def _until_gone(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self.pull(ClientGone())
+        self._gone()
+
+    def _overdue(self) -> None:
+        if self._loop.time() >= self._ends_at:
+            self.pull(self._late(self._whole_s))
+        elif self._read:
+            self._timer = self._loop.call_at(self._ends_at, self._overdue)
+        else:
+            self.pull(self._body_late())
 
     def __enter__(self) -> Self:
         """Begin to hold."""
@@ -63,6 +87,8 @@ class Leash:
         """
         if self._timer is not None:
             self._timer.cancel()
+        if self._lost is not None:
+            self._lost.discard(self._gone)
         if self._watcher is not None:
             self._watcher.cancel()
         cause, self._cause = self._cause, ClientGone()  # nothing pulls any more

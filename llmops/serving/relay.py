@@ -12,7 +12,6 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from llmops.records import Principal
@@ -122,7 +121,7 @@ class Relay:
         headers: list[Header] = [(b"x-request-id", entry.request_id.encode())]
         span = self._tracer.begin(scope) if self._tracer is not None else None
         entry.passed_on = span.asked if span is not None else _client_trace(scope)
-        leash, observed = Leash(), Observed()
+        leash, observed = Leash(_body_late, _late), Observed()
         self._leashes.add(leash)
         try:
             with leash:
@@ -160,17 +159,15 @@ class Relay:
         if self.admission.full:
             raise self.admission.refusal()
         entry.charge = self._access.admit(notes.principal)
-        limit_s = _deadline_s(scope, self._timeouts.answer_s)
-        leash.within(self._timeouts.body_s, _body_late)
+        leash.begin(self._timeouts.body_s, _deadline_s(scope, self._timeouts.answer_s))
         body = await read_body(scope, receive, self._limits.max_body_bytes)
         entry.n_prompt_estimate = len(body) // BYTES_PER_TOKEN
-        leash.within(limit_s, partial(_late, limit_s))
         call = _checked(scope["path"], parse_object(body), self._limits)
         entry.stream = call.stream
         entry.model = call.asked[:200]
         entry.user = call.user
         self._access.accept(notes.principal, call, entry, self._live.table)
-        leash.watch(receive)
+        leash.watch(scope, receive)
         began = await self._enter(scope, entry)
         try:
             return await self._answer(scope, call, send, notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -10,6 +11,10 @@ MAX_HEAD_BYTES = 64 * 1024
 """Of a request line with its headers that is not whole yet; then the connection ends."""
 HEAD_S = 20.0
 """For a head to come whole, from the connection's start or the head's first byte; then the connection ends."""
+
+
+LOST = "llmops.lost"
+"""Key in a request's scope: a set of functions that are called when its connection is lost."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -22,12 +27,15 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         super().connection_made(transport)
+        self._lost: set[Callable[[], None]] = set()
         self._head_timer = self.loop.call_later(HEAD_S, self._end)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
         self._stop_timer()
         super().connection_lost(exc)
+        for call in tuple(self._lost):
+            call()
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come; a body may come with its head, so what counts is a head that is not whole after them."""
@@ -44,6 +52,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """A head is whole."""
         self._in_head = False
         self._stop_timer()
+        self.scope[LOST] = self._lost  # type: ignore[literal-required]
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
