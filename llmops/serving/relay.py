@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -235,7 +235,9 @@ def _session(scope: Scope) -> str | None:
 def request_id(scope: Scope) -> str:
     """The client's x-request-id when it is short and plain, else a new one."""
     given = header(scope, b"x-request-id")
-    return (_short_text(given) if given and len(given) <= MAX_REQUEST_ID else None) or uuid.uuid4().hex
+    return (
+        _short_text(given) if given and len(given) <= MAX_REQUEST_ID else None
+    ) or f"{random.getrandbits(128):032x}"
 
 
 def _checked(path: str, body: dict[str, Any], limits: Limits) -> Call:
