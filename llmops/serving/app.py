@@ -110,13 +110,12 @@ class Gateway:
         await self.close()
 
     async def open(self) -> None:
-        """Start what stands around the engine: the relay, the keys and the writers.
+        """Start what stands around the engine: the keys and the writers.
 
         Raises:
             LlmopsError: the keys cannot be read.
         """
         await self.access.open()
-        self.relay.open()
         self.log.start()
         self.recorder.start()
 

@@ -76,12 +76,12 @@ class Relay:
     """Answers /v1/chat/completions, /v1/completions and /v1/embeddings."""
 
     def __init__(self, live: Live, profile: ServeProfile, sinks: Sinks) -> None:
-        """Relay by the table in `live`, within the profile's limits and times. Call `open` in the event loop."""
+        """Relay by the table in `live`, within the profile's limits and times."""
         self._live = live
         self._limits, self._timeouts = profile.limits, profile.timeouts
         self._log, self._metrics = sinks.log, sinks.metrics
         self._access, self._observer, self._tracer = sinks.access, sinks.observer, sinks.tracer
-        self._upstream = Upstream(live, self._timeouts.answer_s)
+        self._upstream = Upstream(live)
         self.router = Router(live, self._upstream.ask, self._note)
         self.router.shadows.on_answer = sinks.observer.shadow
         self._leashes: set[Leash] = set()
@@ -92,14 +92,10 @@ class Relay:
         """Requests under way: being read, waiting, or being answered."""
         return len(self._leashes)
 
-    def open(self) -> None:
-        """Make the connection pool to the engine."""
-        self._upstream.open()
-
     async def close(self) -> None:
-        """Close the pool; what still runs on it fails."""
+        """End the connections to the engine; what still runs on them fails."""
         await self.router.shadows.close()
-        await self._upstream.close()
+        self._upstream.close()
 
     async def drain(self, within_s: float) -> None:
         """Return when nothing runs any more; what does after `within_s` is cut off."""

@@ -1,21 +1,17 @@
 """The engine's side of the relay: a request put to it, and its answer back through an exchange.
 
-One connection pool. What clients ask is bounded by a leash of its own.
+What clients ask is bounded by a leash of its own, and a shadow by its own time.
 """
 
 from __future__ import annotations
 
 import asyncio
 
-import aiohttp
-
+from llmops.serving.engine_http import Broken, Dropped, NotReached, Pool
 from llmops.serving.exchange import Exchange, engine_refusal
 from llmops.serving.http import Refusal
 from llmops.serving.routes import Live
 
-ENGINE_HEADERS = {"content-type": "application/json", "accept-encoding": "identity"}
-KEEPALIVE_S = 3.0  # below the 5 s after which vLLM closes an idle connection
-LEASH_FIRST_S = 5.0  # a leash, where there is one, ends a request that takes too long before this pool does
 AWAY = "engine_unavailable"
 EMBEDDINGS = "/v1/embeddings"
 NO_SUCH_PATH = (404, 405, 501)
@@ -29,25 +25,14 @@ class _Missing(Exception):
 class Upstream:
     """Whatever engine `live` points at."""
 
-    def __init__(self, live: Live, answer_s: float) -> None:
-        """`answer_s` bounds one answer also where no leash does. Call `open` in the event loop."""
+    def __init__(self, live: Live) -> None:
+        """Connect on first use."""
         self._live = live
-        self._timeout = aiohttp.ClientTimeout(total=answer_s + LEASH_FIRST_S, sock_connect=5)
-        self._session: aiohttp.ClientSession | None = None
+        self._pool = Pool()
 
-    def open(self) -> None:
-        """Make the connection pool."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
-            timeout=self._timeout,
-            headers=ENGINE_HEADERS,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
-
-    async def close(self) -> None:
-        """Close the pool; what still runs on it fails."""
-        if self._session is not None:
-            await self._session.close()
+    def close(self) -> None:
+        """End all connections; what still runs on one fails."""
+        self._pool.close()
 
     async def ask(self, path: str, exchange: Exchange) -> bytes | None:
         """Ask the engine; a stream is relayed here and gives None, else the whole body to send.
@@ -65,14 +50,14 @@ class Upstream:
                     raise Refusal(503, "the engine does not have this model now", None, AWAY, 2) from None
                 await asyncio.sleep(0.02 * n_missed)
                 continue
-            except aiohttp.ServerDisconnectedError:
+            except Dropped:
                 if not (retried or exchange.started):
-                    retried = True  # most likely an idle connection that the engine had closed
+                    retried = True
                     continue
                 failure = _lost()
-            except aiohttp.ClientConnectorError:
+            except NotReached:
                 failure = _lost() if retried else Refusal(503, "the engine is not reachable", None, AWAY, 2)
-            except (aiohttp.ClientError, OSError):
+            except Broken:
                 failure = _lost()
             if not exchange.started:
                 raise failure
@@ -80,12 +65,11 @@ class Upstream:
             return None
 
     async def _once(self, path: str, exchange: Exchange) -> bytes | None:
-        assert self._session is not None
-        url = self._live.engine_url + path
-        async with self._session.post(url, data=exchange.data, headers=exchange.passed_on()) as answer:
+        engine = self._live.engine_url
+        async with await self._pool.post(engine, path, exchange.data, exchange.passed_on()) as answer:
             if answer.status == 200 and exchange.call.stream:
                 await exchange.begin()
-                async for data in answer.content.iter_any():
+                while data := await answer.next():
                     await exchange.relay(data)
                 return None
             body = await answer.read()

@@ -23,6 +23,8 @@ from llmops.serving.routes import Live
 
 ARM = "shadow"
 
+LONGEST_S = 600.0
+
 log = logging.getLogger("llmops.serving")
 
 
@@ -81,7 +83,7 @@ class Shadows:
         exchange = Exchange(call, shadow.target, entry, [], _nowhere)
         try:
             with self._live.using(shadow.target):
-                whole = await self._ask(trip.path, exchange)
+                whole = await asyncio.wait_for(self._ask(trip.path, exchange), LONGEST_S)
             entry.status = 200
             entry.end()
             if whole is not None and trip.over is not None:
@@ -89,6 +91,8 @@ class Shadows:
                 self.on_answer(ShadowAnswer(trip.entry, entry, call, whole))
         except Refusal as refusal:
             entry.status, entry.error = refusal.status, refusal.logged
+        except TimeoutError:
+            entry.status, entry.error = 504, f"no whole answer within {LONGEST_S:g} s"
         except asyncio.CancelledError:
             entry.status, entry.error = 503, "serving stopped before the shadow's answer was whole"
             raise
