@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import json
 import multiprocessing
 import os
@@ -36,6 +37,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 MODEL = "docs"
 PROMPT = "def add(a, b): return a + b " * 12
+CAPTURED = '{"capture": {"sample_frac": 1.0, "personal_data": "off"}}'
+"""Every prompt and answer is kept, encrypted; presidio's recognisers, if they are installed, are not asked."""
 FORK = multiprocessing.get_context("fork")
 
 
@@ -156,7 +159,7 @@ def _bare(listener: socket.socket, engine: str) -> None:
 
 
 def _gateway(listener: socket.socket, engine: str, folder: Path, changes: dict[str, Any]) -> None:
-    """The gateway with everything on that it has by default, and capture."""
+    """The gateway with everything on that it has by default, and what the profile settings add."""
     from llmops.serving.app import Gateway
     from llmops.serving.server import uvicorn_server
     from llmops.settings import find_workspace
@@ -436,9 +439,10 @@ def main() -> None:
     parser.add_argument("--chunk-ms", type=float, default=50.0)
     parser.add_argument("--streams", type=int, default=1000)
     parser.add_argument("--stream-s", type=float, default=30.0)
-    parser.add_argument("--profile", default="{}", help="JSON of profile settings for the gateway")
+    parser.add_argument("--profile", default=CAPTURED, help="JSON of profile settings for the gateway")
     parser.add_argument("--no-router", action="store_true")
     given = parser.parse_args()
+    os.environ.setdefault("LLMOPS_CAPTURE_KEY", base64.b64encode(os.urandom(32)).decode())
     sign = signature("aiohttp", "uvicorn", "orjson", **vars(given))
     paced = argparse.Namespace(**{**vars(given), "chunk_ms": 4.0})
     with stage(paced) as made:
