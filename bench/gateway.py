@@ -419,7 +419,10 @@ def streams(made: Stage, given: argparse.Namespace) -> dict[str, float]:
     n_chunks = int(given.stream_s * 1000 / given.chunk_ms)
     each = given.streams // n_processes
     results: Any = FORK.Queue()
-    ports = [made.gateway(i + 1).port for i in range(n_processes)]
+    gateways = [made.gateway(i + 1) for i in range(n_processes)]
+    for gateway in gateways:
+        drive(gateway, Load(4, 2, 2))  # until it has started
+    ports = [gateway.port for gateway in gateways]
     clients = [FORK.Process(target=_drive_into, args=(p, Load(each, each, n_chunks), results)) for p in ports]
     for client in clients:
         client.start()
