@@ -106,9 +106,14 @@ class Workspace:
         return self.state / "serve.json"
 
 
+def api_key() -> str | None:
+    """The key of whoever runs this, for an `llmops serve` with keys: `LLMOPS_API_KEY`."""
+    return os.environ.get("LLMOPS_API_KEY") or None
+
+
 def api_headers() -> dict[str, str]:
-    """What a request to an `llmops serve` with keys must carry: the key in `LLMOPS_API_KEY`; nothing without it."""
-    key = os.environ.get("LLMOPS_API_KEY")
+    """What a request to an `llmops serve` with keys must carry; nothing without a key."""
+    key = api_key()
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 

@@ -107,13 +107,18 @@ class Keys:
 
     def authenticate(self, presented: str) -> Principal | None:
         """Whom a key stands for; None when it is none, was revoked or has expired."""
+        key = self.opened_by(presented)
+        return None if key is None else key.principal
+
+    def opened_by(self, presented: str) -> Key | None:
+        """The record of a key that opens something; None when it is none, was revoked or has expired."""
         if not TOKEN.fullmatch(presented):
             return None
         with self._engine.connect() as connection:
             query = select(access_keys).where(access_keys.c.hash == token_hash(presented))
             row = connection.execute(query).one_or_none()
         key = _key(row) if row is not None else None
-        return key.principal if key is not None and key.live(now()) else None
+        return key if key is not None and key.live(now()) else None
 
     def sign_in(self, name: str, password: str) -> Principal | None:
         """Whom a name with its password stands for; None when they do not belong together.
