@@ -16,14 +16,14 @@ from llmops.cli.insight import insight
 from llmops.cli.output import as_json, progress, table
 from llmops.cli.page import stop, ui
 from llmops.cli.withdraw import taken_back_lines, withdraw
-from llmops.errors import BadRequest, InvalidEvidence
+from llmops.errors import BadRequest, ConfigError, InvalidEvidence
 from llmops.records import Pins
 from llmops.registry.adapters import Registry
 from llmops.schema import JsonDict, short
 from llmops.settings import Workspace, find_workspace
 
 if TYPE_CHECKING:
-    from llmops.feedback.campaign_file import GateCampaign, TrainCampaign, TypedCampaign
+    from llmops.feedback.campaign_file import CaptureCampaign, GateCampaign, TrainCampaign, TypedCampaign
     from llmops.ratings.book import RatingBook
     from llmops.records import Campaign
 
@@ -84,6 +84,8 @@ def list_campaigns() -> None:
             rated, state = f"{book.standing().n_full} of {campaign.n_items}", _state(registry, book)
         except InvalidEvidence:  # one damaged campaign must not hide the others; `show` says what is wrong
             rated, state = "-", "damaged"
+        except ConfigError:  # nor one whose texts are encrypted with a key that is not here
+            rated, state = "-", "locked"
         digest = short(campaign.digest())
         rows.append((campaign.name, digest, campaign.purpose, rated, state, campaign.created_at))
     typer.echo(table(("name", "digest", "purpose", "rated", "state", "opened"), rows))
@@ -186,14 +188,21 @@ def close(name: Name) -> None:
 
 def _open_train(
     workspace: Workspace,
-    config: TrainCampaign | TypedCampaign,
+    config: TrainCampaign | TypedCampaign | CaptureCampaign,
     folder: Path,
     where: tuple[str | None, int],
 ) -> Campaign:
-    from llmops.feedback.campaign_file import TypedCampaign
-    from llmops.feedback.samples import SampleRequest, open_for_typed, open_from_samples
+    from llmops.feedback.campaign_file import CaptureCampaign, TypedCampaign
 
     registry = Registry.of(workspace)
+    if isinstance(config, CaptureCampaign):
+        if where[0] is not None:
+            raise BadRequest("--endpoint: these answers were served before; leave it out")
+        from llmops.cli.served_answers import open_served
+
+        return open_served(registry, config, folder)
+    from llmops.feedback.samples import SampleRequest, open_for_typed, open_from_samples
+
     request = SampleRequest(where[0] or endpoint_of(workspace), where[1], folder=folder)
     if isinstance(config, TypedCampaign):
         return open_for_typed(registry, config, request)

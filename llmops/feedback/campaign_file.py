@@ -146,10 +146,37 @@ class TypedCampaign(_Models):
         return self
 
 
-AnyCampaign = GateCampaign | TrainCampaign | TypedCampaign
-_BY_SOURCE: dict[str, type[TrainCampaign | TypedCampaign]] = {
+class CaptureCampaign(_TrainCampaign):
+    """People judge answers that were served: pairs of two models or arms, or single ones."""
+
+    source: Literal["captures", "feedback"]
+    """`captures`: whatever was captured; `feedback`: what users said something of."""
+    asked: Name | None = None
+    """Only requests for this public name."""
+    since: str | None = None
+    """Only answers from this time on (RFC 3339)."""
+    systems: tuple[str, str] | None = None
+    """Only pairs of these two: public names, adapters or `base`."""
+    said: Literal["bad", "good", "any"] = "bad"
+    """Of `feedback`: answers that users called bad, good, or said anything of."""
+    n_items: int = Field(ge=1)
+    """At most this many items, the newest."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> CaptureCampaign:
+        if self.systems is not None and self.kind != "compare":
+            raise ValueError(f"systems: kind {self.kind} shows one answer; leave them out")
+        if self.source == "feedback" and self.kind == "compare":
+            raise ValueError("source feedback: what users said is of one answer; set kind to rate or edit")
+        return self
+
+
+AnyCampaign = GateCampaign | TrainCampaign | TypedCampaign | CaptureCampaign
+_BY_SOURCE: dict[str, type[TrainCampaign | TypedCampaign | CaptureCampaign]] = {
     "samples": TrainCampaign,
     "typed": TypedCampaign,
+    "captures": CaptureCampaign,
+    "feedback": CaptureCampaign,
 }
 
 
@@ -157,7 +184,7 @@ class _Purpose(BaseModel):
     """The settings that say how the rest of the file is read."""
 
     purpose: Literal["gate", "train"]
-    source: Literal["samples", "typed"] = "samples"
+    source: Literal["samples", "typed", "captures", "feedback"] = "samples"
 
 
 def load_campaign_file(path: Path) -> AnyCampaign:

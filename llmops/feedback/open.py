@@ -14,11 +14,11 @@ from pathlib import Path
 
 from llmops.engines.completions import load_answers
 from llmops.errors import BadRequest, InvalidEvidence
-from llmops.feedback.campaign_file import AnyCampaign, GateCampaign, TypedCampaign
+from llmops.feedback.campaign_file import AnyCampaign, CaptureCampaign, GateCampaign, TypedCampaign
 from llmops.feedback.extras import dress
 from llmops.feedback.rubric import FILE as RUBRIC_FILE
 from llmops.feedback.rubric import freeze_rubric, rubric_in
-from llmops.ratings.added import Owned, add_items
+from llmops.ratings.added import BETWEEN, Owned, add_items
 from llmops.ratings.book import RatingBook
 from llmops.ratings.campaigns import campaigns, is_closed, open_campaign, put_items
 from llmops.records import (
@@ -70,7 +70,9 @@ class Answered:
     decoding: JsonDict
     plan: VotePlan | None = None
     folder: Path = Path()
-    owners: Mapping[str, str | None] = field(default_factory=dict)  # of captured texts, by the item's digest
+    owners: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # of captured texts, by the item's digest
 
 
 def open_from_reports(
@@ -176,7 +178,8 @@ def freeze(
     )
     if origin is not None:
         # First: a campaign that is open has its items.
-        owned = [Owned(item, answered.owners.get(item.repeat_of or item.digest)) for item in dressed.items]
+        whose = [BETWEEN.join(answered.owners.get(i.repeat_of or i.digest, ())) for i in dressed.items]
+        owned = [Owned(item, owner or None) for item, owner in zip(dressed.items, whose, strict=True)]
         add_items(registry.ledger, campaign, owned)
     open_campaign(registry.store, registry.ledger, campaign)
     return campaign
@@ -189,7 +192,7 @@ def _nothing_to_rate(file: AnyCampaign, counts: Mapping[str, int], dropped: Sequ
 
 
 def _origin(file: AnyCampaign) -> Origin | None:
-    return file.source if isinstance(file, TypedCampaign) else None
+    return file.source if isinstance(file, TypedCampaign | CaptureCampaign) else None
 
 
 def same_to_the_eye(first: str, second: str) -> bool:

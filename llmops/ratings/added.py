@@ -20,10 +20,16 @@ from llmops.records import Campaign, Item, Message, Pins
 from llmops.schema import short
 from llmops.settings import now
 
+BETWEEN = "\n"
+"""What stands between several owners: no name or mark has a line's end in it."""
+
 
 @dataclass(frozen=True)
 class Owned:
-    """An item and whose texts it shows: `owner` is what a deletion names (a user's id), None for nobody's."""
+    """An item and whose texts it shows: `owner` is what a deletion names, such as a user's mark; None for nobody.
+
+    Several owners stand joined by `BETWEEN`: deleting what is one's deletes the item.
+    """
 
     item: Item
     owner: str | None = None
@@ -53,10 +59,11 @@ def add_in(connection: Connection, campaign: Campaign, items: Iterable[Owned]) -
             continue
         there.add(item.digest)
         place += 1
+        key, body = _sealed(item)
         row = {"campaign": digest, "item": item.digest, "place": place, "owner": owned.owner}
-        connection.execute(item_texts.insert().values(**row, body=item_line(item).decode(), at=now()))
-        body = {"campaign": digest, "item": item.digest, "pins": Pins.of(campaign, item).digest}
-        append_event(connection, "item.added", body)
+        connection.execute(item_texts.insert().values(**row, key=key, body=body, at=now()))
+        told = {"campaign": digest, "item": item.digest, "pins": Pins.of(campaign, item).digest}
+        append_event(connection, "item.added", told)
         new.append(item)
     return new
 
@@ -66,11 +73,12 @@ def added_items(connection: Connection, campaign: str) -> list[Item]:
 
     Raises:
         InvalidEvidence: a text is not the one whose digest the ledger has.
+        ConfigError: one was encrypted with a key that the environment does not have.
     """
-    query = select(item_texts.c.item, item_texts.c.body).where(item_texts.c.campaign == campaign)
+    query = select(item_texts).where(item_texts.c.campaign == campaign)
     found = []
     for row in connection.execute(query.order_by(item_texts.c.place)):
-        item = item_of_line(row.body)
+        item = _opened(row.item, row.key, row.body)
         if item.digest != row.item:
             raise InvalidEvidence(
                 f"items: {short(row.item)} was changed after it was captured; restore the database"
@@ -79,23 +87,37 @@ def added_items(connection: Connection, campaign: str) -> list[Item]:
     return found
 
 
+def _sealed(item: Item) -> tuple[str | None, str]:
+    """Id of the key and the item's line as it is kept: encrypted where captured texts are, with the same keys."""
+    from llmops.capture.keyring import Keyring
+
+    ring, line = Keyring.of_environment(), item_line(item)
+    return ring.seal(item.digest, line) if ring.writer is not None else (None, line.decode())
+
+
+def _opened(digest: str, key: str | None, body: str) -> Item:
+    from llmops.capture.keyring import Keyring
+
+    return item_of_line(body if key is None else Keyring.of_environment().open(digest, key, body))
+
+
 def forget_owner(ledger: Ledger, owner: str) -> int:
-    """Delete the texts of everything that belongs to one owner, in all campaigns; returns how many items that were."""
+    """Delete all texts that show something of one owner, in all campaigns; returns how many items that were."""
     with writing(ledger.engine) as connection:
         return forget_in(connection, owner)
 
 
 def forget_in(connection: Connection, owner: str) -> int:
     """`forget_owner` inside a transaction of `db.writing`."""
-    gone = [
-        (str(row.campaign), str(row.item))
-        for row in connection.execute(
-            select(item_texts.c.campaign, item_texts.c.item).where(item_texts.c.owner == owner)
-        )
-    ]
+    c = item_texts.c
+    rows = connection.execute(
+        select(c.campaign, c.item, c.owner).where(c.owner.contains(owner, autoescape=True))
+    )
+    gone = [(str(row.campaign), str(row.item)) for row in rows if owner in row.owner.split(BETWEEN)]
     if not gone:
         return 0
-    connection.execute(delete(item_texts).where(item_texts.c.owner == owner))
+    for campaign, item in gone:
+        connection.execute(delete(item_texts).where(c.campaign == campaign, c.item == item))
     append_event(connection, "texts.deleted", {"items": [list(pair) for pair in gone]})
     return len(gone)
 

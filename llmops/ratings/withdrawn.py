@@ -11,6 +11,7 @@ from sqlalchemy import Connection, delete, select, update
 from llmops.db import events, rating_texts, ratings, withdrawn_raters, writing
 from llmops.errors import BadRequest
 from llmops.ledger import Ledger, append_event
+from llmops.ratings.added import forget_in
 from llmops.records import Rating
 from llmops.settings import now
 
@@ -53,6 +54,8 @@ def withdraw(ledger: Ledger, rater: str, reason: str | None = None, delete_texts
             event = append_event(connection, "rater.withdrawn", {"ratings": new, "texts_deleted": gone})
             for digest in gone:
                 connection.execute(delete(rating_texts).where(rating_texts.c.rating == digest))
+            if delete_texts:
+                forget_in(connection, rater)  # prompts the rater typed
             row = {"at": at, "reason": reason, "event": event.seq, "texts_deleted": delete_texts}
             if before is None:
                 connection.execute(withdrawn_raters.insert().values(rater=rater, **row))
