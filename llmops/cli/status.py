@@ -111,7 +111,7 @@ def _rollouts(registry: Registry) -> dict[str, list[str]]:
 
 def _withdrawn(registry: Registry) -> list[str]:
     """What rests on ratings that their raters took back, in words; empty while nobody withdrew."""
-    if not registry.ledger.events("rater.withdrawn"):
+    if not registry.ledger.events("rater.withdrawn", "texts.deleted"):
         return []
     nodes = build_graph(registry).nodes.values()
     return [f"{n.title} {n.problem}" for n in nodes if n.kind != "rating" and is_marked(n)]

@@ -86,5 +86,5 @@ def _flagged(registry: Registry, ratings: frozenset[str]) -> list[str]:
     from llmops.registry.taken_back import is_marked, marked, unmarked
 
     graph = build_graph(registry)
-    found = marked(unmarked(graph.nodes), graph.edges, ratings)
+    found = marked(unmarked(graph.nodes), graph.edges, dict.fromkeys(ratings, "its rater took it back"))
     return [f"{n.title} {n.problem}" for n in found.values() if n.kind != "rating" and is_marked(n)]

@@ -124,9 +124,14 @@ def forget_in(connection: Connection, owner: str) -> int:
 
 def deleted_items(connection: Connection, campaign: str) -> set[str]:
     """Digests of the items of a campaign whose texts were deleted on demand."""
+    return {item for of, item in all_deleted_items(connection) if of == campaign}
+
+
+def all_deleted_items(connection: Connection) -> set[tuple[str, str]]:
+    """(campaign, item) of everything whose texts were deleted on demand."""
     query = select(events.c.body).where(events.c.kind == "texts.deleted")
     pairs = [pair for body in connection.execute(query).scalars() for pair in json.loads(body)["items"]]
-    return {item for of, item in pairs if of == campaign}
+    return {(str(of), str(item)) for of, item in pairs}
 
 
 def typed_item(text: str, answers: tuple[str, str], systems: tuple[str, str]) -> Item:

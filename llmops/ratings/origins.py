@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from llmops.errors import BadRequest
 from llmops.ledger import Ledger
-from llmops.ratings.withdrawn import withdrawn_ratings
+from llmops.ratings.withdrawn import lost_ratings
 from llmops.records import DatasetSnapshot
 from llmops.schema import canonical_json
 from llmops.store import Store
@@ -39,19 +39,22 @@ def origins_of(store: Store, artifact: str) -> list[tuple[str, ...]]:
 def require_standing(
     ledger: Ledger, name: str, rows: Iterable[Sequence[str]], again: str = "llmops feedback export"
 ) -> None:
-    """Refuse rows that rest on ratings which were taken back; what was learnt from them before stays as it is.
+    """Refuse rows that rest on ratings which were taken back, or whose texts were deleted on demand.
+
+    What was learnt from them before stays as it is.
 
     Raises:
         BadRequest: says how many, and what to run again.
     """
-    gone = withdrawn_ratings(ledger)
+    gone = lost_ratings(ledger)
     if not gone:
         return
     each = list(rows)
     n = sum(any(rating in gone for rating in ratings) for ratings in each)
     if n:
         raise BadRequest(
-            f"{name}: {n} of {len(each)} rows rest on ratings that were taken back; run `{again}` again"
+            f"{name}: {n} of {len(each)} rows rest on ratings that were taken back, or whose texts were deleted; run "
+            f"`{again}` again"
         )
 
 
@@ -62,5 +65,5 @@ def require_dataset_standing(store: Store, ledger: Ledger, snapshot: DatasetSnap
         BadRequest: as there.
         InvalidEvidence: the dataset's files are gone or altered.
     """
-    if withdrawn_ratings(ledger):
+    if lost_ratings(ledger):
         require_standing(ledger, f"dataset {snapshot.name}", origins_of(store, snapshot.artifact))

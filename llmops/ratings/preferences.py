@@ -14,7 +14,7 @@ from types import MappingProxyType
 from llmops.errors import BadRequest, InvalidEvidence
 from llmops.ledger import Ledger
 from llmops.ratings.origins import require_standing
-from llmops.ratings.withdrawn import withdrawn_ratings
+from llmops.ratings.withdrawn import lost_ratings
 from llmops.records import Message, Preference, PreferenceSnapshot
 from llmops.schema import canonical_json, short
 from llmops.store import Store
@@ -56,7 +56,7 @@ def find_preferences(store: Store, ledger: Ledger, name: str) -> PreferenceSnaps
         InvalidEvidence: its record is gone from the store, or altered.
     """
     snapshot = newest_preferences(store, ledger, name)
-    if withdrawn_ratings(ledger):
+    if lost_ratings(ledger):
         behind = [pair.ratings for pair in load_pairs(store, snapshot)]
         require_standing(ledger, f"preferences {name}", behind, f"llmops feedback export {name}")
     return snapshot

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, delete, select, update
 from llmops.db import events, rating_texts, ratings, withdrawn_raters, writing
 from llmops.errors import BadRequest
 from llmops.ledger import Ledger, append_event
-from llmops.ratings.added import forget_in
+from llmops.ratings.added import all_deleted_items, forget_in
 from llmops.records import Rating
 from llmops.settings import now
 
@@ -72,6 +72,22 @@ def withdrawn_ratings(ledger: Ledger) -> frozenset[str]:
     """Digests of all ratings that were taken back."""
     with ledger.engine.connect() as connection:
         return withdrawn_in(connection)
+
+
+def lost_ratings(ledger: Ledger) -> dict[str, str]:
+    """Digests of the ratings on which nothing may rest any more, each with the reason.
+
+    They were taken back by their rater, or the texts they are about were deleted on demand.
+    """
+    with ledger.engine.connect() as connection:
+        found = dict.fromkeys(withdrawn_in(connection), "its rater took it back")
+        deleted = all_deleted_items(connection)
+        if deleted:
+            given = connection.execute(select(events.c.body).where(events.c.kind == "rating.given")).scalars()
+            for body in map(json.loads, given):
+                if (body["campaign"], body["item"]) in deleted:
+                    found.setdefault(str(body["rating"]), "the texts it is about were deleted")
+    return found
 
 
 def withdrawn_in(connection: Connection) -> frozenset[str]:

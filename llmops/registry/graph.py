@@ -14,7 +14,7 @@ from llmops.db import ratings
 from llmops.errors import InvalidEvidence
 from llmops.ledger import Event, Ledger
 from llmops.ratings.outcomes import rating_of
-from llmops.ratings.withdrawn import withdrawn_ratings
+from llmops.ratings.withdrawn import lost_ratings
 from llmops.records import Rating
 from llmops.registry.adapters import Registry
 from llmops.registry.names import RELEASE_KINDS, readable_anchors, readable_states
@@ -55,7 +55,7 @@ def build_graph(registry: Registry) -> Graph:
     fold = _Fold(_sources(registry, events), events)
     fold.things()
     fold.names(registry.store)
-    nodes = marked(fold.nodes, fold.edges, withdrawn_ratings(registry.ledger))
+    nodes = marked(fold.nodes, fold.edges, lost_ratings(registry.ledger))
     return Graph(nodes.values(), fold.edges, fold.called, fold.parts, _chain(registry))
 
 

@@ -1,4 +1,7 @@
-"""What rests on ratings that were taken back: found by walking the lineage from each of them. Pure functions."""
+"""What rests on ratings that are gone: taken back, or about deleted texts. Found by walking the lineage from each.
+
+Pure functions.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +27,14 @@ CARRIES = frozenset(
 MARK = "WITHDRAWN"
 
 
-def marked(nodes: Mapping[str, Node], edges: Iterable[Edge], gone: frozenset[str]) -> dict[str, Node]:
-    """The nodes, those that rest on ratings among `gone` (digests) with a problem that says on how many."""
+def marked(nodes: Mapping[str, Node], edges: Iterable[Edge], gone: Mapping[str, str]) -> dict[str, Node]:
+    """The nodes, those that rest on ratings among `gone` (digest -> why) with a problem that says on how many."""
     effects: dict[str, list[str]] = defaultdict(list)
     for edge in edges:
         if edge.word in CARRIES:
             effects[edge.target].append(edge.source)
     rests: dict[str, set[str]] = defaultdict(set)
-    for rating in gone & nodes.keys():
+    for rating in gone.keys() & nodes.keys():
         waiting, reached = [rating], {rating}
         while waiting:
             for there in effects[waiting.pop()]:
@@ -39,7 +42,7 @@ def marked(nodes: Mapping[str, Node], edges: Iterable[Edge], gone: frozenset[str
                     reached.add(there)
                     waiting.append(there)
                     rests[there].add(rating)
-    return {node_id: _marked(node, rests.get(node_id), node_id in gone) for node_id, node in nodes.items()}
+    return {node_id: _marked(node, rests.get(node_id), gone.get(node_id)) for node_id, node in nodes.items()}
 
 
 def unmarked(nodes: Mapping[str, Node]) -> dict[str, Node]:
@@ -52,10 +55,10 @@ def is_marked(node: Node) -> bool:
     return (node.problem or "").startswith(MARK)
 
 
-def _marked(node: Node, rests: set[str] | None, is_gone: bool) -> Node:
-    if node.problem is not None or not (rests or is_gone):
+def _marked(node: Node, rests: set[str] | None, why: str | None) -> Node:
+    if node.problem is not None or not (rests or why):
         return node
-    if is_gone:
-        return replace(node, problem=f"{MARK}: its rater took it back")
+    if why:
+        return replace(node, problem=f"{MARK}: {why}")
     n = len(rests or ())
     return replace(node, problem=f"{MARK}: rests on {n} rating{'s' if n != 1 else ''} that were taken back")

@@ -14,13 +14,16 @@ from aiohttp import web
 
 from llmops.capture import Keyring, interactions
 from llmops.capture.keyring import VARIABLE, new_key
-from llmops.errors import ConfigError
+from llmops.errors import BadRequest, ConfigError
 from llmops.ledger import Ledger
 from llmops.ratings.book import RatingBook
 from llmops.ratings.campaigns import find_campaign
 from llmops.ratings.check import verify_ratings
+from llmops.ratings.preferences import find_preferences
 from llmops.ratings.rows import Answer
 from llmops.records import Pins
+from llmops.registry.adapters import Registry
+from llmops.schema import short
 from llmops.store import Store
 from tests.evals.conftest import write
 from tests.in_process import llmops
@@ -92,9 +95,21 @@ def test_served_pairs_become_preferences_and_go_with_their_user(bare: Bare) -> N
     assert done.code == 0, done.err
     assert "pairs    2 of 2 items" in done.out
     (root / "pairs.jsonl").unlink()
+    registry = Registry.of(bare.workspace)
+    before = find_preferences(registry.store, registry.ledger, "served")
     gone = llmops(root, "capture", "forget", "--user", "ada")
     assert gone.code == 0, gone.err
     assert "1 rated items" in gone.out
+    with pytest.raises(
+        BadRequest, match="1 of 2 rows rest on ratings that were taken back, or whose texts were deleted"
+    ):
+        find_preferences(registry.store, registry.ledger, "served")
+    status = llmops(root, "status").out
+    assert f"flagged    preferences {short(before.digest())} served WITHDRAWN: rests on 1 rating" in status
+    assert (
+        "WITHDRAWN: the texts it is about were deleted"
+        in llmops(root, "lineage", f"preferences:{before.digest()[:12]}").out
+    )
     again = llmops(root, "feedback", "export", "served", "--output", "pairs.jsonl")
     assert again.code == 0, again.err
     rows = [json.loads(line) for line in (root / "pairs.jsonl").read_bytes().splitlines()]
