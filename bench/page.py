@@ -31,7 +31,7 @@ import sys
 from pathlib import Path
 from llmops.feedback.page import serve_page
 from llmops.settings import find_workspace
-serve_page(find_workspace(Path(sys.argv[1])), None, 0, lambda url: print(url, flush=True))
+serve_page(find_workspace(Path(sys.argv[1])), sys.argv[2], 0, lambda url: print(url, flush=True))
 """
 BARE = """
 import gradio as gr
@@ -76,7 +76,7 @@ def prepare(folder: Path, n_items: int) -> str:
     ]
     engine = EngineSignature("transformers", "5", "float32", None, "cpu", "b" * 64, 512)
     campaign = Campaign(
-        "bench", "train", "Which?", ("1" * 64, "2" * 64), None, None, "b" * 64, "c" * 64, engine, {},
+        folder.name, "train", "Which?", ("1" * 64, "2" * 64), None, None, "b" * 64, "c" * 64, engine, {},
         put_items(registry.store, items), len(items), {}, 1, "2026-01-01T00:00:00.000Z",
     )  # fmt: skip
     return open_campaign(registry.store, registry.ledger, campaign)
@@ -113,7 +113,7 @@ def measure(where: str, crowd: Crowd) -> None:
     for _ in range(TURNS):
         with tempfile.TemporaryDirectory() as name:
             campaign = prepare(Path(name), int(crowd.n_raters * (2 + 2 * crowd.for_s / crowd.every_s)))
-            with serving(PAGE, name) as url:
+            with serving(PAGE, name, campaign) as url:
                 voted = asyncio.run(vote(url, crowd))
             require_whole(Path(name), campaign, voted)
         with serving(BARE) as url:

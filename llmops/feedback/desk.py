@@ -9,13 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from llmops.errors import BadRequest, LlmopsError
-from llmops.feedback.admin import figures
-from llmops.feedback.arms import Arms
 from llmops.feedback.drawn import item_told
 from llmops.feedback.markdown import drawn
 from llmops.feedback.rubric import Rubric
@@ -29,6 +28,9 @@ from llmops.ratings.rows import Answer, said_by
 from llmops.records import CHOICES_OF, Campaign, Rating
 from llmops.registry.adapters import Registry
 from llmops.schema import JsonDict
+
+if TYPE_CHECKING:
+    from llmops.feedback.arms import Arms
 
 SIDES = {"a": "left", "b": "right"}
 """What the page calls a side, and what the book calls it: A stands on the left."""
@@ -69,13 +71,13 @@ class Call(BaseModel):
 
 @dataclass(frozen=True)
 class Staff:
-    """What a desk works with: one campaign's book, its rubric, who lets raters in, the models behind typed prompts."""
+    """What a desk works with: one campaign's book, its rubric, who lets raters in, the models of typed prompts."""
 
     registry: Registry
     book: RatingBook
     rubric: Rubric
     door: Door
-    arms: Arms
+    arms: Arms | None
 
 
 class Desk:
@@ -156,7 +158,7 @@ class Desk:
         def ask() -> JsonDict:
             asked = _parse(call)
             caller = self._caller(asked)
-            if self._book.campaign.origin != "typed":
+            if self._staff.arms is None:
                 raise BadRequest(f"campaign {self._book.campaign.name}: takes no typed prompts")
             item = self._staff.arms.answer(asked.prompt)
             showing = self._book.add([Owned(item, caller.rater)], caller.rater)
@@ -168,6 +170,7 @@ class Desk:
 
     def numbers(self, call: object) -> JsonDict:
         """Figures of the campaign as HTML, for operators and admins."""
+        from llmops.feedback.admin import figures  # brings numpy, which votes do without
 
         def told() -> JsonDict:
             if not self._caller(_parse(call)).admin:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmops.errors import BadRequest, ConfigError, CouldNotRun
-from llmops.feedback.arms import Arms
 from llmops.feedback.desk import Desk, Staff, choose_campaign
 from llmops.feedback.guard import Guard
 from llmops.feedback.rubric import frozen_rubric, rubric_of
@@ -113,8 +112,14 @@ def open_desk(
         )
     door = Door(registry.ledger.engine)
     book = RatingBook(registry.store, registry.ledger, chosen)
-    desk = Desk(Staff(registry, book, rubric, door, Arms(registry, chosen, find_endpoint)))
-    return desk, door, chosen
+    arms = None
+    if chosen.origin == "typed":
+        from llmops.feedback.arms import (
+            Arms,  # brings the endpoint's client, which other campaigns do without
+        )
+
+        arms = Arms(registry, chosen, find_endpoint)
+    return Desk(Staff(registry, book, rubric, door, arms)), door, chosen
 
 
 def serve_page(

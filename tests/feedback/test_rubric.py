@@ -7,10 +7,17 @@ from pathlib import Path
 import pytest
 
 from llmops.errors import BadRequest, ConfigError, InvalidEvidence
+from llmops.feedback.page import open_desk
 from llmops.feedback.rubric import DEFAULT, freeze_rubric, frozen_rubric, load_rubric, rubric_of
 from llmops.settings import Workspace
 from llmops.store import Store
+from tests import in_process
+from tests.evals.conftest import Room, room
+from tests.evals.conftest import write as write_yaml
+from tests.evals.counterpart import Counterpart
 from tests.feedback.browser import ROOT
+
+__all__ = ["room"]
 
 SHIPPED = load_rubric(ROOT / "feedback_ui" / "rubric.yaml")
 SCALE = "scale: [a, b, c, d, e]"
@@ -74,3 +81,33 @@ def test_a_campaign_goes_on_with_the_rubric_it_was_opened_with(workspace: Worksp
     stored.write_text(stored.read_text().replace("first", "fIrst"))
     with pytest.raises(InvalidEvidence):
         frozen_rubric(store, pinned)
+
+
+def opened(room: Room, counterpart: Counterpart, kind: str) -> in_process.Done:
+    """Open a campaign of one model's answers by the command line."""
+    config = {
+        "name": "train", "purpose": "train", "dataset": "questions", "models": ["docs"], "kind": kind, "n_items": 3,
+        "decoding": {"temperature": 0.8, "max_tokens": 16},
+    }  # fmt: skip
+    write_yaml(room.workspace.root / "train.yaml", config)
+    words = ("feedback", "open", "train.yaml", "--endpoint", counterpart.url)
+    return in_process.llmops(room.workspace.root, *words)
+
+
+def test_the_command_pins_the_rubric_beside_the_campaigns_file(room: Room) -> None:
+    counterpart = room.serve(lambda model, prompt, nth: f"{prompt} {nth}")
+    path = write(room.workspace.root, "tags: [a]\n")
+    refused = opened(room, counterpart, "rate")
+    assert refused.code == BadRequest.exit_code
+    assert "kind rate needs questions; add them to rubric.yaml" in refused.err
+    path.write_text(f"questions: [{{id: x, text: Before, {SCALE}}}]\n")
+    assert opened(room, counterpart, "rate").code == 0
+    path.write_text(f"questions: [{{id: x, text: After, {SCALE}}}]\n")
+    desk, _, campaign = open_desk(room.workspace, "train")
+    shown = desk.next_item({"rater": "Ann"})
+    assert [q["text"] for q in shown["about"]["questions"]] == ["Before"]
+    call = {"rater": "Ann", "showing": shown["item"]["showing"], "choice": "rated", "scores": {"x": 4}}
+    assert desk.rate_item(call)["saved"] == 1
+    assert campaign.rubric is not None
+    assert in_process.llmops(room.workspace.root, "gc", "--older-than", "0").code == 0
+    assert frozen_rubric(room.registry.store, campaign.rubric).questions[0].text == "Before"
