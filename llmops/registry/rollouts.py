@@ -38,13 +38,12 @@ SPLITTING: tuple[RolloutKind, ...] = ("canary", "ab")
 class RolloutState:
     """What the ledger says of one rollout.
 
-    `request` is the number of its first event, `step` the place of the share in force (from 0), `since` the time of the
-    step's start. `abort` is a wish to end it that the gateway has not carried out. `ready`: its last step held.
+    `step` is the place of the share in force (from 0), `since` the time of the step's start. `abort` is a wish to end
+    it that the gateway has not carried out. `ready`: its last step held.
     """
 
     rollout: Rollout
     digest: str
-    request: int
     phase: Phase = "waiting"
     step: int = 0
     since: str = ""
@@ -100,7 +99,7 @@ def fold_rollouts(store: Store, events: Iterable[Event]) -> tuple[dict[str, Roll
         digest = str(event.body["rollout"])
         if event.kind == "rollout.requested":
             try:
-                states[digest] = RolloutState(store.get_record(Rollout, digest), digest, event.seq)
+                states[digest] = RolloutState(store.get_record(Rollout, digest), digest)
             except InvalidEvidence as error:
                 damaged[digest] = str(error)
         elif digest in states:

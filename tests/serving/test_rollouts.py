@@ -165,7 +165,7 @@ def test_name_has_one_canary_at_a_time_and_an_override_is_shown(staged: Staged) 
     ],
 )
 def test_what_cannot_be_asked_for_is_said_in_one_line(
-    tmp_path_factory: pytest.TempPathFactory, words: tuple[str, ...], said: str, unserved: Any
+    words: tuple[str, ...], said: str, unserved: Any
 ) -> None:
     done = unserved("rollout", *words)
     assert done.code == 2, done.err

@@ -140,7 +140,7 @@ class Director:
 
     async def _begin(self, rollout: Rollout, event: Event) -> None:
         place, name, digest = self._place, rollout.public_name, str(event.body["rollout"])
-        state = RolloutState(rollout, digest, event.seq, "running", since=now())
+        state = RolloutState(rollout, digest, "running", since=now())
         if any(s.slot == state.slot and s.rollout.public_name == name for s in self._states.values()):
             raise ReleaseRefused(f"rollout {name}: another {state.slot} rollout runs; end it first")
         while True:
