@@ -20,7 +20,7 @@ RECIPES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "word for a number": (
         {"n_steps": "many"},
-        "n_steps: must be a valid integer, unable to parse string as an integer (found 'many'); correct it",
+        "n_steps: must be a valid integer (found 'many'); correct it",
     ),
     "half a step": (
         {"n_steps": 2.5},
