@@ -2,7 +2,7 @@
 
 | role | may |
 |---|---|
-| client | completions, the list of models and the rest of /v1, under the public names its key names |
+| client | completions, models and the rest of /v1, under the public names its key names; /openapi.json |
 | operator, admin | all of that under every name, `name@digest12` too, /llmops/* and /metrics |
 | rater | nothing here: its keys open the rating page |
 
@@ -29,6 +29,7 @@ from llmops.serving.usage import Amount, Line, UsageBook
 from llmops.settings import Workspace, now
 
 OPEN_PATHS = ("/healthz", "/readyz")
+CLIENT_PATHS = ("/v1/", "/openapi.json")
 OPERATORS = ("operator", "admin")
 NOBODY = Principal(None, "local", "client", frozenset())
 """Whoever asks at a path that needs no key."""
@@ -84,7 +85,7 @@ class Access:
         principal = found.principal
         if principal.role == "rater":
             raise Refusal(403, "a rater's key opens the rating page, not this address", code="wrong_role")
-        if not path.startswith("/v1/") and principal.role not in OPERATORS:
+        if not path.startswith(CLIENT_PATHS) and principal.role not in OPERATORS:
             raise Refusal(403, f"{path[:_SHOWN]} needs an operator's key", code="wrong_role")
         return principal
 

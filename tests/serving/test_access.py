@@ -174,6 +174,11 @@ def test_operator_reads_status_and_metrics(keyed: Keyed) -> None:
     assert 'llmops_refused_total{code="invalid_api_key"}' in keyed.get("/metrics", "operator").text
 
 
+def test_document_of_the_endpoint_is_for_whoever_has_a_key(keyed: Keyed) -> None:
+    assert keyed.get("/openapi.json", "docs").json()["openapi"].startswith("3.")
+    assert keyed.bare.client.get(f"{keyed.bare.url}/openapi.json").status_code == 401
+
+
 def test_rater_s_key_asks_no_model(keyed: Keyed) -> None:
     for answer in (keyed.chat("rater"), keyed.get("/v1/models", "rater")):
         assert (answer.status_code, answer.json()["error"]["type"]) == (403, "permission_error")
