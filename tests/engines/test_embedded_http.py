@@ -297,7 +297,14 @@ def test_neutral_and_steering_fields_do_not_change_the_answer(engine):
         "cache_salt": "s",
     }
     extra |= {"response_format": {"type": "text"}, "tools": [], "parallel_tool_calls": True, "best_of": 1}
-    assert engine.chat("Hi", max_tokens=8, **extra)["choices"] == plain
+    added = {
+        "no_stop_trim": False,
+        "separate_reasoning": True,
+        "stream_reasoning": True,
+        "include_reasoning": True,
+    }
+    added |= {"return_hidden_states": False}  # what vllm-router adds to every body
+    assert engine.chat("Hi", max_tokens=8, **extra, **added)["choices"] == plain
 
 
 def test_adapter_names_answer_vllms_status_codes(engine, model, adapter, tmp_path):

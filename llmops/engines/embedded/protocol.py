@@ -28,6 +28,8 @@ IGNORED = frozenset(
         "request_id",
     }
     | {"session_id", "priority", "spaces_between_special_tokens"}
+    # vllm-router writes these into every body, for models that reason.
+    | {"separate_reasoning", "stream_reasoning", "include_reasoning"}
 )
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (None, 0),
@@ -53,6 +55,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "chat_template_kwargs": (None, {}),
     "reasoning_effort": (None,),
     "modalities": (None, ["text"]),
+    "no_stop_trim": (None, False),  # vllm-router writes these two, too
+    "return_hidden_states": (None, False),
 }
 MAX_TOP_LOGPROBS = 20
 MAX_STOPS = 16
