@@ -12,7 +12,7 @@ import torch
 
 from llmops.engines.embedded.calls import CallScanner, split_calls
 from llmops.engines.embedded.grammar import Grammars, grammar_of
-from llmops.engines.embedded.protocol import RequestRefused, ResponseFormat, StructuredOutputs
+from llmops.engines.embedded.messages import RequestRefused, ResponseFormat, StructuredOutputs
 from tests.tiny import IM_END_ID, build_tokenizer
 
 SCHEMA: dict[str, Any] = {

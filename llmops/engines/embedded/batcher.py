@@ -281,12 +281,8 @@ def _formed(rows: list[Row], logits: torch.Tensor) -> torch.Tensor:
     """The logits [B, V], without the tokens that a row's form does not allow next."""
     if all(row.form is None for row in rows):
         return logits
-    return torch.stack(
-        [
-            row_logits if row.form is None else row.form.masked(row_logits)
-            for row, row_logits in zip(rows, logits, strict=True)
-        ]
-    )
+    pairs = zip(rows, logits, strict=True)
+    return torch.stack([own if row.form is None else row.form.masked(own) for row, own in pairs])
 
 
 def _echoes(row: Row) -> bool:

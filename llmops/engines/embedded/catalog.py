@@ -14,8 +14,9 @@ from typing import Any
 
 from llmops.engines.embedded.adapters import BASE, AdapterMissing, AdapterRefused, read_adapter
 from llmops.engines.embedded.batcher import Batcher
+from llmops.engines.embedded.messages import RequestRefused
 from llmops.engines.embedded.model import LanguageModel
-from llmops.engines.embedded.protocol import LoadAdapterRequest, RequestRefused
+from llmops.engines.embedded.protocol import LoadAdapterRequest
 
 
 @dataclass(frozen=True)

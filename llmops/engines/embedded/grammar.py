@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from llmops.engines.embedded.protocol import RequestRefused, ResponseFormat, StructuredOutputs
+from llmops.engines.embedded.messages import RequestRefused, ResponseFormat, StructuredOutputs
 
 N_KEPT = 64
 

@@ -8,13 +8,13 @@ from typing import Any
 from jinja2 import TemplateError
 
 from llmops.engines.embedded.grammar import Grammars, grammar_of
+from llmops.engines.embedded.messages import RequestRefused
 from llmops.engines.embedded.protocol import (
     DEFAULT_COMPLETION_TOKENS,
     Call,
     ChatRequest,
     CompletionRequest,
     Prompt,
-    RequestRefused,
 )
 from llmops.engines.embedded.sampling import Sampling
 

@@ -10,11 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
-import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
+from llmops.engines.embedded.messages import (
+    Message,
+    RequestRefused,
+    ResponseFormat,
+    Strict,
+    StructuredOutputs,
+    Tool,
+)
 from llmops.engines.embedded.sampling import Sampling
-from llmops.errors import BadRequest
 
 IGNORED = frozenset(
     {
@@ -68,127 +74,14 @@ Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 TokenIds = list[Annotated[int, Field(ge=0)]]
 
 
-class RequestRefused(BadRequest):
-    """The request is wrong; carries the field's name, the HTTP status and a special type of error, if any."""
-
-    def __init__(
-        self, message: str, param: str | None = None, status: int = 400, kind: str | None = None
-    ) -> None:
-        """Keep what the error body says."""
-        super().__init__(message)
-        self.param = param
-        self.status = status
-        self.kind = kind
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class StreamOptions(_Strict):
+class StreamOptions(Strict):
     """What a stream carries besides text."""
 
     include_usage: bool | None = False
     continuous_usage_stats: Literal[False] | None = False
 
 
-class TextPart(_Strict):
-    """One part of a list-type content; other types than text are refused."""
-
-    type: Literal["text"]
-    text: str
-
-
-class CalledFunction(_Strict):
-    """What an earlier answer called; `arguments` is JSON."""
-
-    name: str
-    arguments: str
-
-
-class ToolCall(_Strict):
-    """One call of an earlier answer."""
-
-    id: str
-    type: Literal["function"] = "function"
-    function: CalledFunction
-
-
-class Message(_Strict):
-    """One turn of a conversation."""
-
-    role: Annotated[str, Field(min_length=1)]
-    content: str | list[TextPart] | None = None
-    name: str | None = None
-    refusal: None = None
-    tool_calls: list[ToolCall] | None = None
-    tool_call_id: str | None = None
-
-    def flat(self) -> dict[str, Any]:
-        """Return the turn as templates read it: text parts joined by newlines and arguments as objects, as in vLLM."""
-        text = (
-            self.content if isinstance(self.content, str) else "\n".join(p.text for p in self.content or ())
-        )
-        turn: dict[str, Any] = {"role": self.role, "content": text}
-        if self.tool_calls:
-            turn["tool_calls"] = [_as_object(call) for call in self.tool_calls]
-        if self.tool_call_id is not None:
-            turn["tool_call_id"] = self.tool_call_id
-        if self.name is not None and self.role == "tool":
-            turn["name"] = self.name
-        return turn
-
-
-def _as_object(call: ToolCall) -> dict[str, Any]:
-    try:
-        arguments = orjson.loads(call.function.arguments or "{}")
-    except orjson.JSONDecodeError:
-        raise RequestRefused("messages: arguments of a tool call are not JSON", "messages") from None
-    function = {"name": call.function.name, "arguments": arguments}
-    return {"id": call.id, "type": "function", "function": function}
-
-
-class Function(_Strict):
-    """What the model may call."""
-
-    name: Annotated[str, Field(min_length=1)]
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-class Tool(_Strict):
-    """One tool; functions are the only kind."""
-
-    type: Literal["function"]
-    function: Function
-
-
-class NamedSchema(_Strict):
-    """A JSON schema as OpenAI wraps it; it is followed whether `strict` or not."""
-
-    name: str
-    description: str | None = None
-    schema_: Annotated[dict[str, Any], Field(alias="schema")]
-    strict: bool | None = None
-
-
-class ResponseFormat(_Strict):
-    """What the answer must be."""
-
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: NamedSchema | None = None
-
-
-class StructuredOutputs(_Strict):
-    """What the answer must be, in vLLM's words; one of them."""
-
-    json_: Annotated[dict[str, Any] | None, Field(alias="json")] = None
-    regex: str | None = None
-    choice: Annotated[list[str], Field(min_length=1)] | None = None
-
-
-class _Generation(_Strict):
+class _Generation(Strict):
     """The fields that chat and plain completions share."""
 
     model: str | None = None
@@ -255,7 +148,7 @@ class CompletionRequest(_Generation):
     add_special_tokens: bool | None = True
 
 
-class LoadAdapterRequest(_Strict):
+class LoadAdapterRequest(Strict):
     """POST /v1/load_lora_adapter."""
 
     lora_name: str = ""
@@ -263,7 +156,7 @@ class LoadAdapterRequest(_Strict):
     load_inplace: bool = False
 
 
-class UnloadAdapterRequest(_Strict):
+class UnloadAdapterRequest(Strict):
     """POST /v1/unload_lora_adapter."""
 
     lora_name: str = ""

@@ -18,13 +18,13 @@ from aiohttp import web
 from llmops.engines.embedded.adapters import BASE
 from llmops.engines.embedded.batcher import Batcher, QueueFull
 from llmops.engines.embedded.catalog import Catalog
+from llmops.engines.embedded.messages import RequestRefused
 from llmops.engines.embedded.prepare import Preparer
 from llmops.engines.embedded.protocol import (
     Call,
     ChatRequest,
     CompletionRequest,
     LoadAdapterRequest,
-    RequestRefused,
     UnloadAdapterRequest,
     parse,
 )
