@@ -178,7 +178,7 @@ class _Service:
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """The loop that serves: uvloop's where it is installed (half the CPU a chunk), else asyncio's own."""
+    """The loop that serves: uvloop's where it is installed, which costs less, else asyncio's own."""
     if find_spec("uvloop") is None:
         return asyncio.new_event_loop()
     import uvloop
