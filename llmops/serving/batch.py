@@ -15,7 +15,7 @@ import aiohttp
 import orjson
 
 from llmops.engines.answers import wait_of
-from llmops.errors import BadRequest, CouldNotRun
+from llmops.errors import BadRequest, CouldNotRun, LlmopsError
 from llmops.schema import JsonDict, Progress
 from llmops.serving.batch_file import Answers, BatchRequest, open_answers, read_requests
 
@@ -62,7 +62,7 @@ def run_batch(plan: BatchPlan, progress: Progress) -> BatchDone:
             batch = _Batch(plan, answers, lambda: progress(len(answers), n_all, ""))
             try:
                 asyncio.run(batch.run())
-            except* CouldNotRun as failed:
+            except* LlmopsError as failed:
                 raise failed.exceptions[0] from None
         return BatchDone(n_all, answers.n_failed)
 
@@ -122,6 +122,10 @@ class _Batch:
         except (aiohttp.ClientError, OSError, TimeoutError):
             return 0.0
         self._last_word = time.monotonic()
+        if answer.status == 401:
+            raise BadRequest(
+                f"batch: {self._plan.url} does not know the key; set LLMOPS_API_KEY and run again"
+            )
         again = answer.headers.get("retry-after")
         if answer.status in (429, 503) and again is not None:
             return wait_of(again)

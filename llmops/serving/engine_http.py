@@ -1,8 +1,9 @@
 """HTTP/1.1 to an engine on llhttp: a POST, its answer's pieces as they come, connections kept for the next one.
 
-A general client's URLs, cookies, redirects and hooks were a third of what a relayed request cost (`bench/gateway.py`), and
-an engine needs none of them. What is left: chunked and counted bodies, answers that end with the connection, TLS,
-back-pressure, and an end to the connection when the caller leaves before the answer is whole, which stops the engine's work.
+A general client's URLs, cookies, redirects and hooks were a third of what a relayed request cost
+(`bench/gateway.py`), and an engine needs none of them. What is left: chunked and counted bodies, answers that end with
+the connection, TLS, back-pressure, and an end to the connection when the caller leaves before the answer is whole,
+which stops the engine's work.
 """
 
 from __future__ import annotations

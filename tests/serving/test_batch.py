@@ -200,6 +200,17 @@ def test_answers_to_other_requests_are_noticed(tmp_path: Path) -> None:
     assert "'a' answers another request than line 1 asks" in done.err
 
 
+def test_key_that_is_not_known_ends_the_batch_before_rows_are_spoilt(tmp_path: Path) -> None:
+    write_requests(tmp_path / "in.jsonl", ["a", "b"])
+    with bare_gateway(tmp_path) as bare:
+        assert llmops(tmp_path, "key", "create", "ops", "--role", "operator").code == 0
+        wait_for(lambda: bare.chat().status_code == 401)
+        done = llmops(tmp_path, "batch", "in.jsonl", "out.jsonl", "--url", bare.url)
+        assert done.code == 2
+        assert "set LLMOPS_API_KEY" in done.err
+        assert (tmp_path / "out.jsonl").read_text() == ""
+
+
 def test_endpoint_must_be_named_where_nothing_serves(tmp_path: Path) -> None:
     write_requests(tmp_path / "in.jsonl", ["a"])
     (tmp_path / "llmops.yaml").write_text("name: test\n")
