@@ -77,8 +77,15 @@ async def component_of(session: aiohttp.ClientSession) -> int:
 async def call(
     session: aiohttp.ClientSession, component: int, name: str, data: dict[str, Any]
 ) -> dict[str, Any]:
-    """One call of a server function through Gradio's API."""
+    """One call of a server function through Gradio's API; once more where the server had just closed the connection."""
     body = {"data": data, "component_id": component, "fn_name": name, "session_hash": str(data.get("rater"))}
+    try:
+        return await _posted(session, body)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
+        return await _posted(session, body)
+
+
+async def _posted(session: aiohttp.ClientSession, body: dict[str, Any]) -> dict[str, Any]:
     async with session.post(CALL, json=body, timeout=aiohttp.ClientTimeout(total=120)) as reply:
         found: dict[str, Any] = await reply.json()
         return found if reply.status == 200 else {"error": f"HTTP {reply.status}"}

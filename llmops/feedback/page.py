@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 BACKLOG = 2048
 SHUTDOWN_S = 5
+KEEP_ALIVE_S = 75
+"""Longer than most raters look at an item: a connection that is closed just when an answer is sent would lose it."""
 SCRIPTS = ("draw.js", "calls.js", "keys.js")
 
 
@@ -210,7 +212,7 @@ async def serve_until(
     server = Server(
         uvicorn.Config(
             app, log_config=None, log_level="warning", access_log=False, ws="none", server_header=False,
-            timeout_graceful_shutdown=SHUTDOWN_S,
+            timeout_graceful_shutdown=SHUTDOWN_S, timeout_keep_alive=KEEP_ALIVE_S,
         )
     )  # fmt: skip
 

@@ -61,7 +61,3 @@ def test_a_hundred_raters_lose_and_double_nothing_on_postgresql(
     clean_env.setenv("LLMOPS_DATABASE_URL", database)
     (tmp_path / "llmops.yaml").write_text("name: test\n")
     _require_all_saved(find_workspace(tmp_path), HUNDRED, 4000)
-
-
-def test_eight_raters_lose_and_double_nothing(workspace: Workspace) -> None:
-    _require_all_saved(workspace, Crowd(n_raters=8, every_s=0.05, for_s=1.5), 400)
