@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 from aiohttp import web
@@ -84,7 +83,7 @@ async def reply(request: web.Request, body: dict[str, Any]) -> web.Response:
 
 
 def say(bare: Bare, response: str, user: str, **body: Any) -> None:
-    said = httpx.post(f"{bare.url}/v1/feedback", json={"response_id": response, "user": user, **body})
+    said = bare.client.post(f"{bare.url}/v1/feedback", json={"response_id": response, "user": user, **body})
     assert said.status_code == 201, said.text
 
 
@@ -96,7 +95,7 @@ def speak(bare: Bare, ids: dict[str, str], gate: str) -> None:
     ids["same/other"] = bare.chat("other", text="same").json()["id"]
     ids["loved"] = bare.chat("other", text="loved").json()["id"]
     plain = {"model": "docs", "prompt": "plain", "max_tokens": 4}
-    ids["plain"] = httpx.post(f"{bare.url}/v1/completions", json=plain).json()["id"]
+    ids["plain"] = bare.client.post(f"{bare.url}/v1/completions", json=plain).json()["id"]
     for prompt in ("good", "cut", gate, "plain"):
         say(bare, ids[prompt], "ada", **UP)
     say(bare, ids["good"], "bob", **DOWN)

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-import httpx
 import pytest
 
 from llmops.capture import Keyring, feedback_rows, interactions
@@ -19,6 +18,7 @@ from tests.storage.conftest import database, postgres_uri
 __all__ = ["database", "postgres_uri"]
 
 
+@pytest.mark.walk
 def test_feedback_reaches_what_another_gateway_served(
     tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -34,10 +34,9 @@ def test_feedback_reaches_what_another_gateway_served(
 
         def say(one: tuple[int, str]) -> int:
             there, response = one
-            url = gateways[1 - there].url
-            return httpx.post(
-                f"{url}/v1/feedback", json={"response_id": response, "comment": "ok"}
-            ).status_code
+            other = gateways[1 - there]
+            body = {"response_id": response, "comment": "ok"}
+            return other.client.post(f"{other.url}/v1/feedback", json=body).status_code
 
         with ThreadPoolExecutor(8) as pool:
             assert list(pool.map(say, served)) == [201] * 16

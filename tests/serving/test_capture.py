@@ -101,7 +101,7 @@ def test_no_plain_text_is_in_any_file(bare: Bare) -> None:
     streamed = bare.chat(text=SECRET, stream=True)
     assert SECRET in streamed.text
     body = {"response_id": response, "comment": f"no: {SECRET}", "correction": SECRET}
-    assert httpx.post(f"{bare.url}/v1/feedback", json=body).status_code == 201
+    assert bare.client.post(f"{bare.url}/v1/feedback", json=body).status_code == 201
     assert captured(bare, response).messages[0].content.endswith(SECRET)
     assert len(bare.logged()) == 2
     data = bytes_at_rest(bare.workspace.root)
@@ -141,7 +141,7 @@ def test_text_that_a_rule_does_not_end_on_is_not_kept(
         kept = bare.chat(text="short").json()["id"]
         captured(bare, kept)
         counts = bare.gateway.recorder.status()["counts"]
-        metrics = httpx.get(f"{bare.url}/metrics").text
+        metrics = bare.client.get(f"{bare.url}/metrics").text
     assert (counts["dropped: not redacted"], counts["texts"], counts["responses"]) == (1, 1, 2)
     assert 'llmops_capture_dropped_total{reason="not redacted"} 1.0' in metrics
     assert 'llmops_capture_total{kind="texts"} 1.0' in metrics
@@ -196,7 +196,7 @@ def test_answer_whose_client_left_is_not_whole(bare: Bare) -> None:
     bare.engine.chunk_s = 0.05
     bare.engine.words = ("word ",) * 200
     body = {"model": "docs", "messages": [{"role": "user", "content": "Hi."}], "stream": True}
-    with httpx.stream("POST", f"{bare.url}/v1/chat/completions", json=body, timeout=30) as answer:
+    with httpx.stream("POST", f"{bare.url}/v1/chat/completions", json=body) as answer:
         first = next(answer.iter_lines())
     one = captured(bare, re.findall('"id":"([^"]+)"', first)[0])
     assert not one.served.complete
@@ -244,7 +244,7 @@ def test_shadow_and_what_was_shown_are_a_pair_and_a_shadow_takes_no_feedback(bar
         (("neither", first.answer), ("chatcmpl-shadow", shown))
     ]
     assert pairs[0].messages == first.messages
-    said = httpx.post(f"{bare.url}/v1/feedback", json={"response_id": "chatcmpl-shadow", "thumb": "up"})
+    said = bare.client.post(f"{bare.url}/v1/feedback", json={"response_id": "chatcmpl-shadow", "thumb": "up"})
     assert said.status_code == 404
 
 
@@ -331,7 +331,9 @@ def test_what_is_older_than_the_profile_keeps_is_gone_from_the_file(
         ids = [bare.chat(text=f"{word} {SECRET}").json()["id"] for word in ("new", "old", "ancient")]
         for response in ids:
             captured(bare, response)
-            httpx.post(f"{bare.url}/v1/feedback", json={"response_id": response, "comment": f"c {SECRET}"})
+            bare.client.post(
+                f"{bare.url}/v1/feedback", json={"response_id": response, "comment": f"c {SECRET}"}
+            )
     database = tmp_path / ".llmops" / "llmops.db"
     assert bytes_at_rest(tmp_path).count(SECRET.encode()) >= 6
     with sqlite3.connect(database) as connection:
@@ -379,7 +381,7 @@ def test_forgotten_person_leaves_no_text_and_no_mark(tmp_path: Path, monkeypatch
         for response, user in ((own, "bob"), (other, "ada"), (other, "bob")):
             captured(bare, response)
             body = {"response_id": response, "user": user, "score": 1, "comment": f"{user} on {response}"}
-            assert httpx.post(f"{bare.url}/v1/feedback", json=body).status_code == 201
+            assert bare.client.post(f"{bare.url}/v1/feedback", json=body).status_code == 201
     mark = Keyring().mark("local", "ada").encode()
     shown = {"campaign": "c" * 64, "item": "i" * 64, "place": 0, "owner": mark.decode(), "at": now()}
     with writing(

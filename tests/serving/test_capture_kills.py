@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -17,9 +17,10 @@ import httpx
 import pytest
 
 from llmops.capture.keyring import VARIABLE, new_key
+from tests.serving.gateway import wait_for
 
-GATEWAY = """
-import sys, time, uuid
+GATEWAYS = """
+import os, sys, time, uuid
 from pathlib import Path
 from aiohttp import web
 from tests.serving.bare import bare_gateway
@@ -27,21 +28,24 @@ async def reply(request, body):
     message = {"role": "assistant", "content": "four"}
     choices = [{"index": 0, "finish_reason": "stop", "message": message}]
     return web.json_response({"id": "chatcmpl-" + uuid.uuid4().hex, "model": body["model"], "choices": choices})
-with bare_gateway(Path(sys.argv[1]), capture={"sample_frac": 1.0, "personal_data": "off"}) as bare:
-    bare.engine.reply = reply
-    print(bare.url, flush=True)
-    time.sleep(600)
+for root in sys.stdin:
+    if os.fork() == 0:
+        capture = {"sample_frac": 1.0, "personal_data": "off"}
+        with bare_gateway(Path(root.strip()), capture=capture) as bare:
+            bare.engine.reply = reply
+            print(os.getpid(), bare.url, flush=True)
+            time.sleep(600)
+    os.wait()
 """
+"""Starts a gateway in a process of its own for every workspace it is told, one after another."""
 
 
-def load_until_killed(root: Path, after_s: float) -> dict[str, str]:
-    """Serve and rate from four clients, kill the gateway after a moment; the feedback it acknowledged, by id."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", GATEWAY, str(root)], stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )  # fmt: skip
-    assert child.stdout is not None
-    url = child.stdout.readline().strip()
+def load_until_killed(gateways: subprocess.Popen[str], root: Path, n: int) -> dict[str, str]:
+    """Serve and rate from four clients, kill the gateway after n acknowledged feedback; all it acknowledged, by id."""
+    assert gateways.stdin is not None
+    assert gateways.stdout is not None
+    print(root, file=gateways.stdin, flush=True)
+    pid, url = gateways.stdout.readline().split()
     acknowledged: dict[str, str] = {}
     killed = threading.Event()
 
@@ -64,9 +68,8 @@ def load_until_killed(root: Path, after_s: float) -> dict[str, str]:
 
     with ThreadPoolExecutor(4) as pool:
         clients = [pool.submit(client, i) for i in range(4)]
-        time.sleep(after_s)
-        child.kill()
-        child.wait()
+        wait_for(lambda: len(acknowledged) >= n)
+        os.kill(int(pid), signal.SIGKILL)
         killed.set()
         for one in clients:
             one.result(30)
@@ -76,9 +79,15 @@ def load_until_killed(root: Path, after_s: float) -> dict[str, str]:
 def check_kills(root: Path, n_kills: int) -> None:
     moments = random.Random(0)
     acknowledged: dict[str, str] = {}
-    for _ in range(n_kills):
-        acknowledged |= load_until_killed(root, moments.uniform(0.2, 0.8))
-    assert len(acknowledged) > n_kills
+    with subprocess.Popen(
+        [sys.executable, "-c", GATEWAYS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}, start_new_session=True,
+    ) as gateways:  # fmt: skip
+        try:
+            for _ in range(n_kills):
+                acknowledged |= load_until_killed(gateways, root, moments.randint(1, 40))
+        finally:
+            os.killpg(gateways.pid, signal.SIGKILL)
     with closing(sqlite3.connect(root / ".llmops" / "llmops.db")) as connection:
         assert connection.execute("pragma integrity_check").fetchall() == [("ok",)]
         stored = dict(connection.execute("select id, response from feedback"))

@@ -31,7 +31,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bare]:
 
 
 def say(bare: Bare, headers: dict[str, str] | None = None, **body: Any) -> httpx.Response:
-    return httpx.post(f"{bare.url}/v1/feedback", json=body, headers=headers, timeout=30)
+    return bare.client.post(f"{bare.url}/v1/feedback", json=body, headers=headers)
 
 
 def served(bare: Bare, model: str = "docs", **fields: Any) -> str:
@@ -189,7 +189,7 @@ def test_client_speaks_of_its_own_tenants_responses_and_an_operator_of_all(tmp_p
         theirs = keyed.chat("other", "mail", user="ada").json()["id"]
 
         def status(holder: str, **body: Any) -> int:
-            return httpx.post(url, json=body, headers=keyed.headers(holder), timeout=30).status_code
+            return keyed.bare.client.post(url, json=body, headers=keyed.headers(holder)).status_code
 
         assert status("docs", response_id=mine, thumb="up") == 201
         assert status("all", response_id=mine, thumb="down") == 201
@@ -197,7 +197,7 @@ def test_client_speaks_of_its_own_tenants_responses_and_an_operator_of_all(tmp_p
         assert status("docs", response_id=mine, preferred_over={"response_id": theirs}) == 404
         assert status("operator", response_id=theirs, thumb="up") == 201
         assert status("rater", response_id=mine, thumb="up") == 403
-        assert httpx.post(url, json={"response_id": mine, "thumb": "up"}, timeout=30).status_code == 401
+        assert keyed.bare.client.post(url, json={"response_id": mine, "thumb": "up"}).status_code == 401
         rows = [*stored(keyed.bare, mine), *stored(keyed.bare, theirs)]
         assert [(row["tenant"], row["thumb"]) for row in rows] == [
             ("acme", "up"), ("acme", "down"), ("bolt", "up")

@@ -47,7 +47,7 @@ def test_same_deterministic_request_is_answered_without_the_engine(bare: Bare) -
     lines = bare.logged()
     assert [line["cache"] for line in lines] == ["miss", "hit"]
     assert lines[1]["n_completion_tokens"] == lines[0]["n_completion_tokens"] == 3
-    metrics = httpx.get(f"{bare.url}/metrics").text
+    metrics = bare.client.get(f"{bare.url}/metrics").text
     counted = re.findall(r'llmops_cached_answers_total{.*result="(\w+)"} (\S+)', metrics)
     assert dict(counted) == {"hit": "1.0", "miss": "1.0"}
 
@@ -56,7 +56,7 @@ def test_hit_is_a_response_of_its_own_that_takes_feedback(bare: Bare) -> None:
     ids = [bare.chat(**GREEDY).json()["id"] for _ in range(3)]
     assert len(set(ids)) == 3
     assert all(one.startswith("chatcmpl-") for one in ids)
-    said = httpx.post(f"{bare.url}/v1/feedback", json={"response_id": ids[2], "thumb": "up"})
+    said = bare.client.post(f"{bare.url}/v1/feedback", json={"response_id": ids[2], "thumb": "up"})
     assert said.status_code == 201
     assert said.json()["adapter"] == target("docs").digest
 
@@ -154,7 +154,7 @@ def test_failed_and_broken_answers_are_not_kept(bare: Bare) -> None:
 def test_without_the_block_nothing_is_kept(tmp_path: Path) -> None:
     with bare_gateway(tmp_path) as bare:
         assert [how(bare.chat(**GREEDY)) for _ in range(2)] == [None, None]
-        assert "llmops_response_cache" not in httpx.get(f"{bare.url}/metrics").text
+        assert "llmops_response_cache" not in bare.client.get(f"{bare.url}/metrics").text
 
 
 def test_tenant_that_is_not_named_is_not_looked_up(tmp_path: Path) -> None:
