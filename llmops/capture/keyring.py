@@ -14,7 +14,7 @@ import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from llmops.errors import ConfigError, InvalidEvidence
@@ -128,6 +128,7 @@ def _decoded(text: str) -> bytes:
     return key
 
 
+@lru_cache(maxsize=4096)  # most users come again soon
 def _mark(key: bytes | None, tenant: str, user: str) -> str:
     said = f"{len(tenant)}:{tenant}:{user}".encode(errors="surrogatepass")
     if key is None:
