@@ -86,10 +86,10 @@ def require_whole(folder: Path, campaign: str, voted: Voted) -> None:
     """Every saved rating is a row, once, and no item was given to two raters."""
     from sqlalchemy import select
 
-    from llmops.db import ratings
     from llmops.ratings.check import verify_ratings
     from llmops.registry.adapters import Registry
     from llmops.settings import find_workspace
+    from llmops.tables import ratings
 
     registry = Registry.of(find_workspace(folder))
     with registry.ledger.engine.connect() as connection:

@@ -14,10 +14,11 @@ from typing import Literal, get_args
 
 from sqlalchemy import Connection, Engine, select
 
-from llmops.db import events, open_database, writing
+from llmops.db import open_database, writing
 from llmops.errors import InvalidEvidence
 from llmops.schema import JsonDict, canonical_json, digest_of
 from llmops.settings import Workspace, now
+from llmops.tables import events
 
 EventKind = Literal[
     "base.resolved",

@@ -9,10 +9,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
 
-from llmops.db import HEAD_REVISION, metadata, open_database
+from llmops.db import HEAD_REVISION, open_database
 from llmops.errors import CouldNotRun, InvalidEvidence
 from llmops.ledger import GENESIS, Anchor, Ledger, event_hash
 from llmops.settings import Workspace
+from llmops.tables import metadata
 
 
 @pytest.fixture

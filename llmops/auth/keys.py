@@ -21,11 +21,12 @@ from sqlalchemy.exc import IntegrityError
 from llmops.auth.hashing import NO_PASSWORD, TOKEN, new_token, password_fits, password_hash, token_hash
 from llmops.auth.key import Created, Key, KeyLimits, NewKey
 from llmops.auth.salts import Salts
-from llmops.db import access_keys, open_database, writing
+from llmops.db import open_database, writing
 from llmops.errors import BadRequest, LlmopsError
 from llmops.ledger import append_event
 from llmops.records import Principal
 from llmops.settings import Workspace, now
+from llmops.tables import access_keys
 
 MAX_FAILURES = 10
 FAILURES_WITHIN_S = 60

@@ -9,7 +9,8 @@ from typing import Literal
 
 from sqlalchemy import Engine, select
 
-from llmops.db import salts, writing
+from llmops.db import writing
+from llmops.tables import salts
 
 Purpose = Literal["rater", "cache", "session"]
 

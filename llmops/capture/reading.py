@@ -15,9 +15,9 @@ from sqlalchemy import ColumnElement, Engine, Select, func, select
 from llmops.capture.interaction import Feedback, Interaction, Served, interaction_of, unreadable
 from llmops.capture.keyring import Keyring, NoKey
 from llmops.capture.writing import served_of_row
-from llmops.db import captures, feedback, responses
 from llmops.errors import BadRequest, InvalidEvidence
 from llmops.schema import JsonDict
+from llmops.tables import captures, feedback, responses
 
 _ROWS_AT_ONCE = 500
 _ABOUT, _OVER = responses.alias("about"), responses.alias("over_response")

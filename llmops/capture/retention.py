@@ -14,9 +14,10 @@ from sqlalchemy import Connection, Engine, Table, delete, or_, select, text, upd
 
 from llmops.capture.config import CaptureSettings
 from llmops.capture.keyring import Keyring
-from llmops.db import captures, feedback, responses, writing
+from llmops.db import writing
 from llmops.ledger import append_event
 from llmops.ratings.added import forget_in
+from llmops.tables import captures, feedback, responses
 
 _ROWS_AT_ONCE = 1000  # a transaction holds the write lock that feedback waits for
 

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Engine, case, func, select
 
 from llmops.capture.reading import ALL, Filter
-from llmops.db import captures, feedback, responses
+from llmops.tables import captures, feedback, responses
 
 
 @dataclass(frozen=True)

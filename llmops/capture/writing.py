@@ -18,10 +18,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from llmops.capture.interaction import Given, Served, Thumb
 from llmops.capture.keyring import Keyring
 from llmops.capture.redact import Redactor
-from llmops.db import captures, feedback, responses
 from llmops.errors import BadRequest
 from llmops.schema import JsonDict, digest_of
 from llmops.settings import now
+from llmops.tables import captures, feedback, responses
 
 MAX_RESPONSE_ID = 128
 

@@ -81,7 +81,7 @@ def _owners(engine: Engine, responses: Sequence[str]) -> tuple[str, ...]:
     """The marks of the users who asked: a deletion of what is theirs takes these texts along."""
     from sqlalchemy import select
 
-    from llmops.db import responses as table
+    from llmops.tables import responses as table
 
     with engine.connect() as connection:
         found = connection.execute(select(table.c.user).where(table.c.id.in_(list(responses)))).scalars()

@@ -57,8 +57,8 @@ def _as_rated(registry: Registry, given: str) -> str:
     from sqlalchemy import select
 
     from llmops.auth import Keys
-    from llmops.db import ratings
     from llmops.ratings.raters import is_imported, rater_id
+    from llmops.tables import ratings
 
     engine = registry.ledger.engine
     with engine.connect() as connection:

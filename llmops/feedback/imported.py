@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmops.data import asked_digest, gate_prompts
-from llmops.db import showings, writing
+from llmops.db import writing
 from llmops.errors import BadRequest
 from llmops.feedback.brought import Brought, ImportFile, read_export
 from llmops.feedback.open import require_free_name
@@ -22,6 +22,7 @@ from llmops.ratings.withdrawn import is_withdrawn
 from llmops.records import Campaign, Dropped, Pins
 from llmops.registry.adapters import Registry
 from llmops.settings import load_yaml, now
+from llmops.tables import showings
 
 GATE_PROMPT = "gate prompt: stands in a gate pool of this workspace"
 

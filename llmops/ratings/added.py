@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, func, select
 
-from llmops.db import events, item_texts, writing
+from llmops.db import writing
 from llmops.errors import BadRequest, InvalidEvidence
 from llmops.ledger import Ledger, append_event
 from llmops.ratings.campaigns import item_line, item_of_line
 from llmops.records import Campaign, Item, Message, Pins
 from llmops.schema import short
 from llmops.settings import now
+from llmops.tables import events, item_texts
 
 BETWEEN = "\n"
 """What stands between several owners: no name or mark has a line's end in it."""

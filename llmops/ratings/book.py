@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select, update
 
-from llmops.db import ratings, showings, writing
+from llmops.db import writing
 from llmops.errors import BadRequest
 from llmops.ledger import Ledger
 from llmops.ratings.added import Owned, add_in, added_items
@@ -27,6 +27,7 @@ from llmops.ratings.withdrawn import is_withdrawn, withdrawn_in, without
 from llmops.records import Campaign, Item, Pins, Rating
 from llmops.settings import now
 from llmops.store import Store
+from llmops.tables import ratings, showings
 
 __all__ = ["LEASE_S", "MAX_RATER_CHARACTERS", "Answer", "RatingBook", "Showing", "Standing", "require_rater"]
 

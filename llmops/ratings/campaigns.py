@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, select
 
-from llmops.db import events, writing
+from llmops.db import writing
 from llmops.errors import BadRequest, InvalidEvidence
 from llmops.ledger import Ledger, append_event
 from llmops.records import Campaign, Dropped, Item, Message
 from llmops.schema import JsonDict, canonical_json, short
 from llmops.store import Store
+from llmops.tables import events
 
 ITEMS_FILE = "items.jsonl"
 DROPPED_FILE = "dropped.jsonl"

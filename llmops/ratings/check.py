@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, select
 
-from llmops.db import events, rating_texts, ratings, showings
 from llmops.errors import InvalidEvidence
 from llmops.ledger import Ledger
 from llmops.ratings.added import added_items, deleted_items
@@ -20,6 +19,7 @@ from llmops.ratings.withdrawn import texts_deleted_in
 from llmops.records import Campaign, Pins, Rating
 from llmops.schema import JsonDict, short
 from llmops.store import Store
+from llmops.tables import events, rating_texts, ratings, showings
 
 
 def verify_ratings(store: Store, ledger: Ledger, campaign: str | None = None) -> int:

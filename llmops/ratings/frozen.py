@@ -11,7 +11,6 @@ from collections.abc import Iterable
 
 from sqlalchemy import select
 
-from llmops.db import ratings
 from llmops.errors import InvalidEvidence
 from llmops.ledger import Ledger
 from llmops.ratings.check import verify_ratings
@@ -20,6 +19,7 @@ from llmops.ratings.withdrawn import withdrawn_ratings
 from llmops.records import Campaign, Rating, RatingEvidence
 from llmops.schema import canonical_json, short
 from llmops.store import Store
+from llmops.tables import ratings
 
 VOTES_FILE = "votes.jsonl"
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from llmops.db import ratings, showings
 from llmops.ratings.withdrawn import withdrawn_of
+from llmops.tables import ratings, showings
 
 LEASE_S = 600.0
 """How long an item that is shown to one rater is kept from others who would give a vote too many."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from sqlalchemy import select
 
-from llmops.db import ratings, showings
 from llmops.ledger import Ledger
 from llmops.ratings.added import deleted_items
 from llmops.ratings.moment import answers_in, open_showings
 from llmops.ratings.rows import read_ratings, texts_of
 from llmops.ratings.withdrawn import withdrawn_of
 from llmops.records import Campaign, Rating
+from llmops.tables import ratings, showings
 
 
 class CampaignRows:

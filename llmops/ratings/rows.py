@@ -10,12 +10,12 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select, update
 
-from llmops.db import events, rating_texts, ratings
 from llmops.errors import BadRequest
 from llmops.ledger import append_event
 from llmops.ratings.outcomes import rating_of, row_of
 from llmops.records import CHOICES_OF, CampaignKind, Rating
 from llmops.schema import JsonDict, digest_of
+from llmops.tables import events, rating_texts, ratings
 
 MAX_TEXT_CHARACTERS = 100_000
 MAX_TAGS = 32

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, select, update
 
-from llmops.db import events, rating_texts, ratings, withdrawn_raters, writing
+from llmops.db import writing
 from llmops.errors import BadRequest
 from llmops.ledger import Ledger, append_event
 from llmops.ratings.added import all_deleted_items, forget_in
 from llmops.records import Rating
 from llmops.settings import now
+from llmops.tables import events, rating_texts, ratings, withdrawn_raters
 
 
 @dataclass(frozen=True)

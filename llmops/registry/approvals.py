@@ -12,13 +12,14 @@ import unicodedata
 
 from sqlalchemy import Connection, select
 
-from llmops.db import events, writing
+from llmops.db import writing
 from llmops.errors import BadRequest, InvalidEvidence
 from llmops.ledger import Event, append_event
 from llmops.records import Approval, Decision
 from llmops.registry.adapters import Registry
 from llmops.schema import short
 from llmops.settings import now
+from llmops.tables import events
 
 MAX_NAME_CHARACTERS = 128
 

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 
 from sqlalchemy import select
 
-from llmops.db import ratings
 from llmops.errors import InvalidEvidence
 from llmops.ledger import Event, Ledger
 from llmops.ratings.outcomes import rating_of
@@ -23,6 +22,7 @@ from llmops.registry.sources import READERS, Known, Sources
 from llmops.registry.taken_back import marked
 from llmops.schema import short
 from llmops.store import Store
+from llmops.tables import ratings
 
 __all__ = ["Graph", "build_graph"]
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from sqlalchemy import Engine, func, select
 
-from llmops.db import access_keys, usage
+from llmops.tables import access_keys, usage
 
 Group = Literal["key", "adapter", "model", "tenant", "day"]
 

@@ -16,9 +16,10 @@ from typing import NamedTuple
 from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from llmops.db import usage, writing
+from llmops.db import writing
 from llmops.errors import LlmopsError
 from llmops.serving.limits import LimitBook, Used, today
+from llmops.tables import usage
 
 FLUSH_S = 1.0
 MAX_ROWS = 10_000

@@ -10,10 +10,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, func, select
 
-from llmops.db import metadata, shown
+from llmops.db import shown
 from llmops.errors import BadRequest, InvalidEvidence
 from llmops.ledger import GENESIS, Event
 from llmops.schema import JsonDict, canonical_json
+from llmops.tables import metadata
 
 _ROWS_AT_ONCE = 1000
 

@@ -52,7 +52,8 @@ def test_password_s_hash_is_scrypt_with_a_salt_of_its_own(workspace: Workspace) 
         created(workspace, name, "--role", "rater", "--password", typed=PASSWORD)
     from sqlalchemy import select
 
-    from llmops.db import access_keys, open_database
+    from llmops.db import open_database
+    from llmops.tables import access_keys
 
     with open_database(workspace.database_url).connect() as connection:
         kept = connection.execute(select(access_keys.c.hash)).scalars().all()
@@ -91,7 +92,8 @@ def test_expired_key_stands_for_nobody(workspace: Workspace) -> None:
     token = str(created(workspace, "app", "--days", "1")["token"])
     keys = Keys.of(workspace)
     assert keys.authenticate(token) is not None
-    from llmops.db import access_keys, open_database, writing
+    from llmops.db import open_database, writing
+    from llmops.tables import access_keys
 
     with writing(open_database(workspace.database_url)) as connection:
         connection.execute(access_keys.update().values(expires_at="2020-01-01T00:00:00.000Z"))

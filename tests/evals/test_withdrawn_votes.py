@@ -16,6 +16,8 @@ from tests.evals.conftest import BETTER, Room, write
 from tests.evals.voting import NAME, campaign_of, evaluated, vote, wishes
 from tests.in_process import llmops
 
+pytestmark = pytest.mark.walk
+
 WINS: dict[str, Any] = {"kind": "superior", "by": 0}
 
 

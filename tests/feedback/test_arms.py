@@ -10,12 +10,12 @@ import pytest
 from sqlalchemy import select
 
 from llmops.data import find_snapshot, load_pool
-from llmops.db import item_texts
 from llmops.feedback.desk import Desk
 from llmops.feedback.page import open_desk
 from llmops.ratings.campaigns import open_campaign, put_items
 from llmops.ratings.check import verify_ratings
 from llmops.records import Campaign
+from llmops.tables import item_texts
 from tests.evals.conftest import Room, room
 from tests.evals.counterpart import Counterpart, Fault
 from tests.feedback.browser import rater_id, ratings_of

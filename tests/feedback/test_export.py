@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import update
 
 from llmops.data import build_snapshot, find_snapshot
-from llmops.db import ratings, writing
+from llmops.db import writing
 from llmops.errors import BadRequest, InvalidEvidence
 from llmops.feedback.export import export_preferences
 from llmops.ratings.book import RatingBook
@@ -24,6 +24,7 @@ from llmops.ratings.preferences import find_preferences, load_pairs, preference_
 from llmops.records import Campaign, Item, Message, Preference, PreferenceSnapshot
 from llmops.registry.adapters import Registry
 from llmops.settings import Workspace
+from llmops.tables import ratings
 from tests.evals.conftest import write
 from tests.loop import Loop
 from tests.ratings.campaign import book_of, item, make_campaign, vote

@@ -11,10 +11,10 @@ from playwright.sync_api import Browser
 from sqlalchemy import text
 
 from llmops.auth import Keys, NewKey
-from llmops.db import metadata
 from llmops.feedback.sign_in import COOKIE
 from llmops.ledger import Ledger
 from llmops.settings import Workspace
+from llmops.tables import metadata
 from tests.evals.conftest import Room, room
 from tests.feedback.browser import (
     ROOT,

@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy import select
 
 from bench._crowd import Crowd, vote
-from llmops.db import showings
 from llmops.ledger import Ledger
 from llmops.ratings.check import verify_ratings
 from llmops.registry.adapters import Registry
 from llmops.settings import Workspace, find_workspace
+from llmops.tables import showings
 from tests.feedback.browser import CHOICES, plain_items, put_campaign, rater_id, ratings_of, start_page
 from tests.storage.conftest import clean_env, database, postgres_uri
 

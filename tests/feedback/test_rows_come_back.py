@@ -6,7 +6,6 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from llmops.db import metadata
 from llmops.ledger import Ledger
 from llmops.ratings.added import Owned, typed_item
 from llmops.ratings.check import verify_ratings
@@ -14,6 +13,7 @@ from llmops.ratings.rows import Answer
 from llmops.ratings.withdrawn import withdraw
 from llmops.settings import Workspace, find_workspace
 from llmops.store import Store
+from llmops.tables import metadata
 from tests.in_process import llmops
 from tests.ratings.campaign import book_of, make_campaign
 

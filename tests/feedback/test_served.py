@@ -31,6 +31,8 @@ from tests.ratings.campaign import book_of, vote
 from tests.serving.bare import Bare, bare_gateway, target
 from tests.serving.gateway import wait_for
 
+pytestmark = pytest.mark.walk
+
 
 @pytest.fixture(autouse=True)
 def _key(monkeypatch: pytest.MonkeyPatch) -> None:

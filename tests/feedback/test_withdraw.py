@@ -26,6 +26,8 @@ from tests.feedback.test_export import build_data, dropped_of, open_train
 from tests.ratings.campaign import book_of, item, make_campaign, vote
 from tests.registry.chain import Chain, make_chain
 
+pytestmark = pytest.mark.walk
+
 
 @pytest.fixture
 def chain(tmp_path: Path, tiny_model: Path, tiny_adapter: Path) -> Chain:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import Connection, delete, select, update
 
-from llmops.db import item_texts, rating_texts, ratings, writing
+from llmops.db import writing
 from llmops.errors import BadRequest, InvalidEvidence
 from llmops.ledger import Ledger
 from llmops.ratings.added import Owned, add_items, forget_owner, typed_item
@@ -20,6 +20,7 @@ from llmops.records import Campaign, CampaignKind, Item, Message, Pins, Rating
 from llmops.schema import digest_of, load_record
 from llmops.settings import Workspace
 from llmops.store import Store
+from llmops.tables import item_texts, rating_texts, ratings
 from tests import in_process
 from tests.ratings.campaign import book_of, item, make_book, make_campaign, vote
 

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import insert, update
 from sqlalchemy.exc import IntegrityError
 
-from llmops.db import ratings, showings, writing
+from llmops.db import writing
 from llmops.errors import BadRequest, StoreError
 from llmops.ledger import Ledger
 from llmops.ratings.book import RatingBook, Showing
@@ -23,6 +23,7 @@ from llmops.ratings.check import verify_ratings
 from llmops.ratings.outcomes import row_of, vote_of
 from llmops.settings import Workspace
 from llmops.store import Store
+from llmops.tables import ratings, showings
 from tests.ratings.campaign import book_of, item, make_book, make_campaign, vote
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, delete, insert, select, update
 
-from llmops.db import ratings, showings, writing
+from llmops.db import writing
 from llmops.errors import InvalidEvidence
 from llmops.ledger import Ledger
 from llmops.ratings.check import verify_ratings
@@ -17,6 +17,7 @@ from llmops.ratings.outcomes import OF_THE_ROW, live, outcome, votes_by_item
 from llmops.records import Campaign, Rating
 from llmops.settings import Workspace
 from llmops.store import Store
+from llmops.tables import ratings, showings
 from tests.loop import Loop
 from tests.ratings.campaign import book_of, item, make_book, make_campaign, vote
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from llmops.db import ratings, showings, writing
+from llmops.db import writing
 from llmops.ledger import Ledger
 from llmops.ratings.agreement import cohen_kappa, krippendorff_alpha, pairwise_kappas
 from llmops.ratings.book import RatingBook
@@ -21,6 +21,7 @@ from llmops.ratings.strength import ADDED, Duel, fitted, strengths
 from llmops.ratings.watch import pace, share
 from llmops.records import VotePlan
 from llmops.settings import Workspace
+from llmops.tables import ratings, showings
 from tests import in_process
 from tests.ratings.campaign import book_of, item, make_campaign, vote
 

@@ -11,8 +11,9 @@ import pytest
 
 from llmops.auth import Keys, NewKey
 from llmops.auth.hashing import new_token
-from llmops.db import access_keys, open_database, writing
+from llmops.db import open_database, writing
 from llmops.ledger import Ledger
+from llmops.tables import access_keys
 from tests.in_process import llmops
 from tests.serving.bare import Bare, bare_gateway, target
 from tests.serving.gateway import wait_for

@@ -18,13 +18,14 @@ from aiohttp import web
 from llmops.capture import Filter, Interaction, Keyring, captured_pairs, interactions
 from llmops.capture.keyring import VARIABLE, new_key
 from llmops.capture.reading import interaction
-from llmops.db import item_texts, open_database, writing
+from llmops.db import open_database, writing
 from llmops.errors import ConfigError
 from llmops.records import OPEN
 from llmops.serving.app import Gateway
 from llmops.serving.request_log import Entry
 from llmops.serving.requests import check
 from llmops.settings import now
+from llmops.tables import item_texts
 from tests.in_process import llmops
 from tests.serving.bare import Bare, bare_gateway, profile_of, target
 from tests.serving.gateway import wait_for

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from llmops.db import open_database, usage, writing
+from llmops.db import open_database, writing
 from llmops.errors import StoreError
 from llmops.records import ShadowRule
 from llmops.serving.profile import Price, Prices
 from llmops.serving.rollout.plan import Plan, Shadow
+from llmops.tables import usage
 from tests.in_process import llmops
 from tests.serving.bare import target
 from tests.serving.gateway import wait_for

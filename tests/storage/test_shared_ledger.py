@@ -16,12 +16,13 @@ from alembic.migration import MigrationContext
 from sqlalchemy.engine import make_url
 
 from llmops import db
-from llmops.db import HEAD_REVISION, metadata, open_database, writing
+from llmops.db import HEAD_REVISION, open_database, writing
 from llmops.errors import CouldNotRun, InvalidEvidence, StoreError
 from llmops.ledger import Anchor, Ledger
 from llmops.ratings.check import verify_ratings
 from llmops.settings import Workspace
 from llmops.store import Store
+from llmops.tables import metadata
 from tests.ratings.campaign import make_book, vote
 from tests.storage.backends import Backend
 
