@@ -215,7 +215,7 @@ def _open_gate(registry: Registry, config: GateCampaign, folder: Path, adapter: 
     from llmops.data import find_snapshot
     from llmops.data.cases import DatasetCases
     from llmops.evals.gate import baseline_of, load_gate
-    from llmops.evals.gate.people import vote_plan
+    from llmops.evals.gate.vote_plan import vote_plan
     from llmops.evals.suite import load_suite
     from llmops.feedback.open import Comparison, open_from_reports
 

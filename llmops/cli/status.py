@@ -208,23 +208,7 @@ def _print(state: dict[str, Any]) -> None:
     else:
         typer.echo("serving    nothing; `llmops serve serving/local.yaml` starts it")
     for name in state["names"]:
-        typer.echo(
-            f"{name['name']:<10} champion {name['champion'] or 'none'}"
-            + (f" by {name['by']} {name['since']}" if name["by"] else "")
-        )
-        for label, key in (
-            ("evidence", "evidence"),
-            ("NOT SERVING", "not_serving"),
-            ("OVERRIDE", "override"),
-            ("previous", "previous"),
-            ("decision", "open_decision"),
-            ("waiting", "waiting"),
-            ("refused", "refused"),
-        ):
-            if name[key]:
-                typer.echo(f"           {label} {name[key]}")
-        for said in name["rollouts"]:
-            typer.echo(f"           rollout  {said}")
+        _print_name(name)
     if not state["names"]:
         typer.echo("names      none released yet")
     for name, reason in state["damaged"].items():
@@ -238,3 +222,23 @@ def _print(state: dict[str, Any]) -> None:
         typer.echo(
             f"resumable  {run}, behind step {at['step']} of {at['n_steps']}: llmops finetune --resume --run {run}"
         )
+
+
+def _print_name(name: dict[str, Any]) -> None:
+    typer.echo(
+        f"{name['name']:<10} champion {name['champion'] or 'none'}"
+        + (f" by {name['by']} {name['since']}" if name["by"] else "")
+    )
+    for label, key in (
+        ("evidence", "evidence"),
+        ("NOT SERVING", "not_serving"),
+        ("OVERRIDE", "override"),
+        ("previous", "previous"),
+        ("decision", "open_decision"),
+        ("waiting", "waiting"),
+        ("refused", "refused"),
+    ):
+        if name[key]:
+            typer.echo(f"           {label} {name[key]}")
+    for said in name["rollouts"]:
+        typer.echo(f"           rollout  {said}")

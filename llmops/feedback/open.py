@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llmops.engines.completions import load_answers
@@ -152,26 +152,14 @@ def freeze(
         raise BadRequest(
             f"campaign {file.name}: kind rate needs questions; add them to {RUBRIC_FILE} beside its file"
         )
-    campaign = Campaign(
-        name=file.name,
-        purpose=file.purpose,
-        question=file.question,
-        systems=answered.systems,
-        reports=answered.reports,
-        dataset=answered.dataset,
-        base=answered.base,
-        prompt_contract=answered.prompt_contract,
-        engine=answered.engine,
-        decoding=answered.decoding,
+    campaign = replace(
+        _campaign(file, answered),
         items=put_items(registry.store, () if origin else dressed.items, dropped),
         n_items=dressed.n_counting,
         n_dropped=counts,
-        votes_per_item=file.votes_per_item,
-        created_at=now(),
         rubric=freeze_rubric(registry.store, rubric),
         kind=kind,
         origin=origin,
-        plan=answered.plan,
         n_gold=dressed.n_gold,
         n_repeats=dressed.n_repeats,
         gold_every=dressed.gold_every,
@@ -183,6 +171,28 @@ def freeze(
         add_items(registry.ledger, campaign, owned)
     open_campaign(registry.store, registry.ledger, campaign)
     return campaign
+
+
+def _campaign(file: AnyCampaign, answered: Answered) -> Campaign:
+    """What file and answers say of a campaign, without its items."""
+    return Campaign(
+        name=file.name,
+        purpose=file.purpose,
+        question=file.question,
+        systems=answered.systems,
+        reports=answered.reports,
+        dataset=answered.dataset,
+        base=answered.base,
+        prompt_contract=answered.prompt_contract,
+        engine=answered.engine,
+        decoding=answered.decoding,
+        items="",
+        n_items=0,
+        n_dropped={},
+        votes_per_item=file.votes_per_item,
+        created_at=now(),
+        plan=answered.plan,
+    )
 
 
 def _nothing_to_rate(file: AnyCampaign, counts: Mapping[str, int], dropped: Sequence[Dropped]) -> BadRequest:

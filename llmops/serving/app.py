@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from contextlib import suppress
 from typing import Any
@@ -25,7 +24,7 @@ from llmops.serving.capture_metrics import CaptureCollector
 from llmops.serving.control import Control
 from llmops.serving.feedback_api import PATH as FEEDBACK
 from llmops.serving.feedback_api import FeedbackApi
-from llmops.serving.fleet import Loaded, ProofFailed, proof_fields
+from llmops.serving.fleet import ProofFailed, proof_fields
 from llmops.serving.front import Hosts, raw_path, read_headers
 from llmops.serving.http import (
     JSON_TYPE,
@@ -49,7 +48,8 @@ from llmops.serving.profile import ServeProfile
 from llmops.serving.relay import Relay, Sinks
 from llmops.serving.request_log import RequestLog
 from llmops.serving.response_cache import ResponseCache
-from llmops.serving.routes import Live, Route, Target
+from llmops.serving.routes import Live, Target
+from llmops.serving.status import status_of
 from llmops.serving.tracing import Tracer
 from llmops.serving.upstream import EMBEDDINGS
 from llmops.settings import Workspace
@@ -182,7 +182,7 @@ class Gateway:
         if path == "/v1/models":
             return await respond_json(send, {"object": "list", "data": self._model_cards(principal)})
         if path == "/llmops/status":
-            return await respond_json(send, self._status())
+            return await respond_json(send, status_of(self))
         if path == "/openapi.json":
             return await respond_json(send, document())
         if path == "/metrics":
@@ -234,44 +234,6 @@ class Gateway:
             "root": target.engine_name, "max_model_len": self.profile.max_model_tokens,
         }  # fmt: skip
 
-    def _status(self) -> dict[str, Any]:
-        """What serves now; `engine`, `base` and `adapters` are empty while the engine is away."""
-        table = self.live.table
-        names = {n: _route_status(route, self.control.rollouts.status(n)) for n, route in table.names.items()}
-        status: dict[str, Any] = {
-            "pid": os.getpid(), "down": table.down, "engine": None, "engine_process": None, "base": None,
-            "adapters": [],
-            "routes": {"version": table.version, "names": names},
-            "n_requests": self.relay.n_running, "n_waiting": self.relay.admission.n_waiting,
-            "n_log_lines_lost": self.log.n_lost, "n_usage_lost": self.access.usage.n_lost,
-            "keys_required": self.access.ring.closed, "capture": self.recorder.status(),
-        }  # fmt: skip
-        try:
-            fleet = self.control.fleet
-        except LlmopsError:
-            return status
-        base = fleet.session.base
-        status["engine"] = fleet.session.signature.to_pairs()
-        status["base"] = {
-            "model": base.model_name,
-            "digest": base.digest,
-            "prompt_contract": base.contract.digest(),
-        }
-        process = fleet.session.process
-        status["engine_process"] = {
-            "pid": process.pid,
-            "url": process.url,
-            "log": process.log_path and str(process.log_path),
-        }
-        status["adapters"] = [self._adapter_status(entry) for entry in fleet.loaded]
-        return status
-
-    def _adapter_status(self, entry: Loaded) -> dict[str, Any]:
-        return {
-            "model": entry.record.model_name, "adapter": entry.record.adapter, "proof": proof_fields(entry.proof),
-            "prompt_contract": entry.record.prompt_contract, "n_requests": self.live.in_flight[entry.record.adapter],
-        }  # fmt: skip
-
     def _show_state(self) -> None:
         """Have the exposition tell what goes on now."""
         live, relay, metrics = self.live, self.relay, self.metrics
@@ -302,13 +264,6 @@ class Gateway:
                 await send({"type": "lifespan.shutdown.complete"})
         except LlmopsError as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
-
-
-def _route_status(route: Route, rollouts: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "adapter": route.adapter, "model": route.target.engine_name if route.target else None, "release": route.release,
-        "ok": route.target is not None, "reason": route.reason, "rollouts": rollouts,
-    }  # fmt: skip
 
 
 def _refusal_of(error: LlmopsError) -> Refusal:

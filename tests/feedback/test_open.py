@@ -29,7 +29,7 @@ from tests.evals.counterpart import Counterpart, Fault
 from tests.evidence import activate, decide, engine_of
 from tests.loop import Loop
 from tests.ratings.campaign import book_of, vote
-from tests.serving.gateway import register_proved, serving, write_profile
+from tests.serving.gateway import register_proved, serving, wait_for, write_profile
 
 __all__ = ["room"]
 
@@ -101,6 +101,11 @@ def loop(workspace: Workspace, tiny_model: Path, tiny_adapter: Path, tmp_path: P
         yield Loop(workspace.root, tmp_path / "cache")
 
 
+def asked(loop: Loop) -> list[str]:
+    """Who answered each chat, as far as the log is written by now."""
+    return [str(r["answered_by"]) for r in loop.requests() if r["path"] == "/v1/chat/completions"]
+
+
 def test_campaigns_hold_what_the_served_models_answered(workspace: Workspace, loop: Loop) -> None:
     registry = Registry.of(workspace)
     record = registry.adapter("latest")
@@ -120,9 +125,9 @@ def test_campaigns_hold_what_the_served_models_answered(workspace: Workspace, lo
     assert (train.systems, train.dataset) == ((record.adapter, record.adapter), snapshot.digest())
     assert len({i.messages[0].content for i in items} & rate) == len(items) == train.n_items == 6
     assert all(i.answers[0].strip() != i.answers[1].strip() for i in items)
-    answered = [r["answered_by"] for r in loop.requests() if r["path"] == "/v1/chat/completions"]
-    assert set(answered) == {record.adapter}
-    assert len(answered) == 12 + 4 * sum(train.n_dropped.values())
+    n_asked = 12 + 4 * sum(train.n_dropped.values())
+    answered = wait_for(lambda: said if len(said := asked(loop)) >= n_asked else None)
+    assert (set(answered), len(answered)) == ({record.adapter}, n_asked)
 
     loop.llmops("feedback", "close", "docs-train")
     loop.llmops("feedback", "open", "train.yaml", "--concurrency", "2")

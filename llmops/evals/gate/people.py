@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-from llmops.records import VotePlan
-
-if TYPE_CHECKING:
-    from llmops.evals.gate.config import GateConfig
 
 
 class WinsAsOften(BaseModel):
@@ -86,21 +81,3 @@ class RatingRules(BaseModel):
                 f"looks end at {self.looks[-1]} items and min_items is {self.min_items}: nothing could be decided"
             )
         return self
-
-
-def vote_plan(gate: GateConfig) -> VotePlan | None:
-    """What a gate asks of its votes, as the campaign that is opened for it carries it; None where it asks for none."""
-    rules = gate.ratings
-    if rules is None:
-        return None
-    agreement = rules.agreement.min_items if rules.agreement else None
-    return VotePlan(
-        looks=rules.looks,
-        min_items=rules.min_items,
-        min_raters=rules.min_raters,
-        agreement_items=agreement,
-        kind=rules.win_rate.kind,
-        threshold=rules.win_rate.threshold,
-        level=gate.level,
-        power=gate.power,
-    )

@@ -1,0 +1,63 @@
+"""What a gateway says of itself at `/llmops/status`: engine, base, names, who answers under them, adapters, counts."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from llmops.errors import LlmopsError
+from llmops.schema import JsonDict
+from llmops.serving.fleet import Fleet, Loaded, proof_fields
+from llmops.serving.routes import Live, Route
+
+if TYPE_CHECKING:
+    from llmops.serving.app import Gateway
+
+
+def status_of(gateway: Gateway) -> JsonDict:
+    """What serves now; `engine`, `base` and `adapters` are empty while the engine is away."""
+    table, rollouts = gateway.live.table, gateway.control.rollouts
+    names = {name: _route_status(route, rollouts.status(name)) for name, route in table.names.items()}
+    status: JsonDict = {
+        "pid": os.getpid(), "down": table.down, "engine": None, "engine_process": None, "base": None, "adapters": [],
+        "routes": {"version": table.version, "names": names},
+        "n_requests": gateway.relay.n_running, "n_waiting": gateway.relay.admission.n_waiting,
+        "n_log_lines_lost": gateway.log.n_lost, "n_usage_lost": gateway.access.usage.n_lost,
+        "keys_required": gateway.access.ring.closed, "capture": gateway.recorder.status(),
+    }  # fmt: skip
+    try:
+        return status | _engine_status(gateway.control.fleet, gateway.live)
+    except LlmopsError:
+        return status
+
+
+def _engine_status(fleet: Fleet, live: Live) -> JsonDict:
+    base, process = fleet.session.base, fleet.session.process
+    return {
+        "engine": fleet.session.signature.to_pairs(),
+        "base": {
+            "model": base.model_name,
+            "digest": base.digest,
+            "prompt_contract": base.contract.digest(),
+        },
+        "engine_process": {
+            "pid": process.pid,
+            "url": process.url,
+            "log": process.log_path and str(process.log_path),
+        },
+        "adapters": [_adapter_status(entry, live) for entry in fleet.loaded],
+    }
+
+
+def _adapter_status(entry: Loaded, live: Live) -> JsonDict:
+    return {
+        "model": entry.record.model_name, "adapter": entry.record.adapter, "proof": proof_fields(entry.proof),
+        "prompt_contract": entry.record.prompt_contract, "n_requests": live.in_flight[entry.record.adapter],
+    }  # fmt: skip
+
+
+def _route_status(route: Route, rollouts: list[JsonDict]) -> JsonDict:
+    return {
+        "adapter": route.adapter, "model": route.target.engine_name if route.target else None, "release": route.release,
+        "ok": route.target is not None, "reason": route.reason, "rollouts": rollouts,
+    }  # fmt: skip
