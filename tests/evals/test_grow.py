@@ -230,7 +230,7 @@ def test_what_cannot_be_grown_or_confirmed_is_refused(room: Room) -> None:
     for suite, words, said in (
         ("suite.yaml", ["--captured", str(path)], "takes its cases from dataset questions"),
         ("hard.yaml", ["--captured", str(path)], "captured.jsonl:1: rating is 'meh'"),
-        ("hard.yaml", [], "name --campaign, --session or --captured"),
+        ("hard.yaml", [], "name --campaign, --session, --served or --captured"),
         ("hard.yaml", ["--confirm", "bad.jsonl"], "bad.jsonl:1: decision is 'perhaps'"),
         ("hard.yaml", ["--confirm", "bad.jsonl", "--session", "s"], "--confirm reads a proposed file"),
         ("hard.yaml", ["--session", "nothing", "--propose", "o"], "session nothing: has no reports"),

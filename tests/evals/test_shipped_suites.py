@@ -78,8 +78,10 @@ def guards() -> dict[str, Any]:
     """The default gate without its task, which needs a data set that is built."""
     said = yaml.safe_load((EVALS / "gates" / "default.yaml").read_text())
     suites = {name: str(EVALS / "gates" / file) for name, file in said["suites"].items() if name != "task"}
-    kept = [rule for rule in said["guardrails"] if rule["suite"] != "task"]
-    return {**said, "public_name": "docs", "suites": suites, "guardrails": kept, "primary": None}
+    kept = {
+        part: [rule for rule in said[part] if rule["suite"] != "task"] for part in ("guardrails", "slices")
+    }
+    return {**said, **kept, "public_name": "docs", "suites": suites, "primary": None}
 
 
 @pytest.mark.parametrize(("n_forgotten", "verdict"), [(0, "PASS"), (30, "FAIL")])
@@ -104,6 +106,7 @@ def test_default_gate_passes_what_forgets_nothing_and_fails_what_does(
     write(room.workspace.root / "gate.yaml", asked)
     counterpart = room.serve(script)
     done = llmops(room.workspace.root, "gate", "run", "gate.yaml", "--endpoint", counterpart.url, "--json")
+    assert done.out, done.err
     decision = json.loads(done.out)
     by_name = {(c["suite"], c["group"]): c["verdict"] for c in decision["checks"]}
     assert decision["verdict"] == verdict, decision["reasons"]

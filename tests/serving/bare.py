@@ -23,6 +23,7 @@ from llmops.serving.profile import ServeProfile
 from llmops.serving.routes import Route, RouteTable, Target
 from llmops.serving.server import bind, url_of, uvicorn_server
 from llmops.settings import Workspace, find_workspace
+from tests.serving.gateway import wait_for
 
 CONTRACT = PromptContract("template", "0" * 64, (2,))
 ENGINE_DIGEST = "e" * 64
@@ -113,6 +114,7 @@ class Bare:
 
     def logged(self) -> list[dict[str, Any]]:
         """All lines of the request log; what waits is written first."""
+        wait_for(lambda: not self.gateway.relay.n_running)  # an answer is there before its line
         self.run(self.gateway.log._flush())
         path = self.gateway.log.path
         return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []

@@ -263,7 +263,7 @@ def test_interrupted_run_is_a_failed_run(bench: Bench) -> None:
 
 
 def test_full_disk_while_saving_registers_nothing_and_leaves_nothing_half_written(bench: Bench) -> None:
-    """A real limit of the operating system, in a process of its own: no file may grow over 120 kB."""
+    """A real limit of the operating system, in a process of its own: no file may grow over 400 kB."""
     code = """
 import resource, sys
 from pathlib import Path
@@ -272,13 +272,13 @@ from llmops.train.finetune import finetune
 from llmops.registry.adapters import Registry
 workspace = find_workspace(Path(sys.argv[1]).parent)
 Registry.of(workspace)
-resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, 120_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
 try:
     finetune(Path(sys.argv[1]), workspace)
 except Exception as error:
     print(type(error).__name__, error, sep="|")
 """
-    path = bench.recipe(lora={"r": 64})
+    path = bench.recipe(lora={"r": 128})
     done = subprocess.run(
         [sys.executable, "-c", code, str(path)],
         capture_output=True,

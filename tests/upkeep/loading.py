@@ -17,11 +17,19 @@ from llmops.serving.profile import load_profile
 from llmops.settings import find_workspace, load_yaml
 from llmops.train.recipe import load_recipe
 
+
+def _as_yaml(path: Path) -> list[object]:
+    """For other programs: Slurm's and Kubernetes' own tests, Prometheus, compose."""
+    return list(yaml.safe_load_all(path.read_text()))
+
+
 READERS = {
     "data": lambda path: load_yaml(path, DataConfig),
     "recipes": load_recipe,
-    "recipes/jobs": lambda path: list(yaml.safe_load_all(path.read_text())),  # for other programs
-    "serving": load_profile,
+    "recipes/jobs": _as_yaml,
+    "serving": lambda path: (_as_yaml if path.name == "compose.yaml" else load_profile)(path),
+    "serving/k8s": _as_yaml,
+    "serving/prometheus": _as_yaml,
     "serving/rollouts": load_canary_plan,
     "evals/suites": lambda path: load_yaml(path, SuiteConfig),
     "evals/gates": load_gate,
