@@ -162,11 +162,11 @@ def test_full_disk_while_the_adapter_is_saved_registers_nothing(loop: Loop, shar
     """RLIMIT_FSIZE in the child stands for the full disk: rows and records still fit, the adapter's weights do not."""
     loop.write_rows(20)
     loop.llmops("data", "build", "data.yaml")
-    loop.write("recipe.yaml", RECIPE, base=shared, **(TINY | {"r": 64}))  # 0.5 MB of weights
+    loop.write("recipe.yaml", RECIPE, base=shared, **(TINY | {"r": 128}))  # 1 MB of weights
 
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, 120_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
 
     loop.llmops("ledger", "log")
     done = subprocess.run(
