@@ -163,7 +163,12 @@ def _usable_database(given: str) -> str:
 
 def now() -> str:
     """The current time as RFC 3339 in UTC with milliseconds, the form every record carries."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return stamp(datetime.now(UTC))
+
+
+def stamp(moment: datetime) -> str:
+    """A moment (in UTC) in the form of `now`."""
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def load_yaml(path: Path, model: type[C], overrides: tuple[tuple[str, object], ...] = ()) -> C:

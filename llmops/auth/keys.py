@@ -25,7 +25,7 @@ from llmops.db import open_database, writing
 from llmops.errors import BadRequest, LlmopsError
 from llmops.ledger import append_event
 from llmops.records import Principal
-from llmops.settings import Workspace, now
+from llmops.settings import Workspace, now, stamp
 from llmops.tables import access_keys
 
 MAX_FAILURES = 10
@@ -192,7 +192,7 @@ class Keys:
             "id": key_id, "name": wish.name, "kind": "key" if wish.password is None else "password",
             "role": wish.role, "tenant": wish.tenant, "names": json.dumps(sorted(wish.names)) if wish.names else None,
             **wish.limits.__dict__, "created_at": now(), "revoked_at": None,
-            "expires_at": expires and expires.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "expires_at": expires and stamp(expires),
         }  # fmt: skip
 
     def _require_patience(self, name: str) -> None:

@@ -17,6 +17,7 @@ from llmops.capture.keyring import Keyring
 from llmops.db import writing
 from llmops.ledger import append_event
 from llmops.ratings.added import forget_in
+from llmops.settings import stamp
 from llmops.tables import captures, feedback, responses
 
 _ROWS_AT_ONCE = 1000  # a transaction holds the write lock that feedback waits for
@@ -98,7 +99,7 @@ def forget(engine: Engine, keyring: Keyring, user: str, tenant: str | None = Non
 
 def _before(moment: datetime, days: int) -> str:
     then = moment.astimezone(UTC) - timedelta(days=days)
-    return then.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return stamp(then)
 
 
 def _tenants(connection: Connection) -> list[str]:

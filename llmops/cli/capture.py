@@ -11,7 +11,7 @@ import typer
 from llmops.cli.output import as_json, table
 from llmops.errors import BadRequest
 from llmops.schema import JsonDict, short
-from llmops.settings import find_workspace
+from llmops.settings import find_workspace, stamp
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -240,7 +240,7 @@ def _filter(name: str | None, since: str | None, tenant: str | None) -> Filter:
             f"--since {since!r:.40}: is no time; write 2026-11-01 or 2026-11-01T09:30Z"
         ) from None
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    text = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    text = stamp(moment)
     return Filter(asked=name, tenant=tenant, since=text)
 
 

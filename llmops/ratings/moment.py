@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from llmops.ratings.withdrawn import withdrawn_of
+from llmops.settings import stamp
 from llmops.tables import ratings, showings
 
 LEASE_S = 600.0
@@ -65,4 +66,4 @@ def shown_to(connection: Connection, campaign: str, rater: str) -> Iterator[Any]
 def lease_start() -> str:
     """What was shown later than this is still its rater's."""
     since = datetime.now(UTC) - timedelta(seconds=LEASE_S)
-    return since.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return stamp(since)

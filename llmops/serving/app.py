@@ -182,7 +182,7 @@ class Gateway:
         if path == "/v1/models":
             return await respond_json(send, {"object": "list", "data": self._model_cards(principal)})
         if path == "/llmops/status":
-            return await respond_json(send, status_of(self))
+            return await respond_json(send, status_of(self.control, self.live, self._counts()))
         if path == "/openapi.json":
             return await respond_json(send, document())
         if path == "/metrics":
@@ -232,6 +232,14 @@ class Gateway:
         return {
             "id": name, "object": "model", "created": self.started_at, "owned_by": "llmops",
             "root": target.engine_name, "max_model_len": self.profile.max_model_tokens,
+        }  # fmt: skip
+
+    def _counts(self) -> dict[str, Any]:
+        """What runs, waits and was lost here, for `/llmops/status`."""
+        return {
+            "n_requests": self.relay.n_running, "n_waiting": self.relay.admission.n_waiting,
+            "n_log_lines_lost": self.log.n_lost, "n_usage_lost": self.access.usage.n_lost,
+            "keys_required": self.access.ring.closed, "capture": self.recorder.status(),
         }  # fmt: skip
 
     def _show_state(self) -> None:

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from llmops.errors import LlmopsError
 from llmops.schema import JsonDict
+from llmops.serving.control import Control
 from llmops.serving.fleet import Fleet, Loaded, proof_fields
 from llmops.serving.routes import Live, Route
 
-if TYPE_CHECKING:
-    from llmops.serving.app import Gateway
 
-
-def status_of(gateway: Gateway) -> JsonDict:
-    """What serves now; `engine`, `base` and `adapters` are empty while the engine is away."""
-    table, rollouts = gateway.live.table, gateway.control.rollouts
-    names = {name: _route_status(route, rollouts.status(name)) for name, route in table.names.items()}
+def status_of(control: Control, live: Live, counts: JsonDict) -> JsonDict:
+    """What serves; `engine`, `base` and `adapters` are empty while the engine is away. `counts` are told as is."""
+    table = live.table
+    names = {name: _route_status(route, control.rollouts.status(name)) for name, route in table.names.items()}
     status: JsonDict = {
         "pid": os.getpid(), "down": table.down, "engine": None, "engine_process": None, "base": None, "adapters": [],
         "routes": {"version": table.version, "names": names},
-        "n_requests": gateway.relay.n_running, "n_waiting": gateway.relay.admission.n_waiting,
-        "n_log_lines_lost": gateway.log.n_lost, "n_usage_lost": gateway.access.usage.n_lost,
-        "keys_required": gateway.access.ring.closed, "capture": gateway.recorder.status(),
+        **counts,
     }  # fmt: skip
     try:
-        return status | _engine_status(gateway.control.fleet, gateway.live)
+        return status | _engine_status(control.fleet, live)
     except LlmopsError:
         return status
 

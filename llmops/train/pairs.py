@@ -134,15 +134,6 @@ def judged_of_pairs(pairs: Examples[Pair]) -> Examples[Judged]:
     return Examples(pairs.snapshot, train, held_out, pairs.dropped)
 
 
-def encode_judged(row: Labelled, tokenizer: Tokenizer, contract: PromptContract) -> Judged:
-    """Token ids of a judged answer and of its prompt.
-
-    Raises:
-        RowRefused: the answer has no exact loss mask after this prompt.
-    """
-    return _judged(row, Encoder(tokenizer, contract))
-
-
 def _judged(row: Labelled, encoder: Encoder) -> Judged:
     prompt_ids = encoder.encode_prompt(row.messages)
     answer_ids = _answer_ids(row.completion, row.messages, encoder, prompt_ids)
