@@ -172,7 +172,7 @@ def _gateway(listener: socket.socket, engine: str, folder: Path, changes: dict[s
         profile = profile_of(limits={"max_requests": 4096}, **changes)
         gateway = Gateway(profile, find_workspace(folder))
         gateway.live.table = table_of(docs="docs")
-        gateway.live.engine_url = engine
+        gateway.live.side.url = engine
         await gateway.open()
         await uvicorn_server(gateway, profile).serve(sockets=[listener])
 

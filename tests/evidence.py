@@ -50,8 +50,12 @@ def decide(
     baseline: str | None = None,
     verdict: Verdict = "PASS",
     public_name: str = "docs",
+    champion: str | None = None,
 ) -> tuple[Decision, Event]:
-    """Store two reports and a decision about `candidate` and write it into the ledger."""
+    """Store two reports and a decision about `candidate` and write it into the ledger.
+
+    `champion` is what the name stood for, where that is not the baseline.
+    """
     other = baseline or candidate.base
     reports = (
         _report(registry, candidate.adapter, candidate, engine),
@@ -60,8 +64,8 @@ def decide(
     check = Check("rougeL", "superior", 0.0, 27.0, 14.8, 12.2, 9.7, 14.7, 0.95, 1, verdict, None, "paired t")
     decision = Decision(
         gate="g", gate_digest="0" * 64, gate_declared=1, public_name=public_name, candidate=candidate.adapter,
-        baseline=other, champion=None if other == candidate.base else other, base=candidate.base, reports=reports,
-        engine=engine, verdict=verdict, checks=(check,), reasons=(),
+        baseline=other, champion=champion or (None if other == candidate.base else other), base=candidate.base,
+        reports=reports, engine=engine, verdict=verdict, checks=(check,), reasons=(),
         ratings=None, n_approvals=0, created_at=now(),
     )  # fmt: skip
     body = {

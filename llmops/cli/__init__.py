@@ -21,6 +21,7 @@ from llmops.cli import (
     capture,
     compare,
     data,
+    engine,
     evaluate,
     export,
     feedback,
@@ -79,6 +80,7 @@ app.add_typer(capture.app, name="capture")
 app.command("approve")(approve.approve)
 app.add_typer(release.app, name="release")
 app.add_typer(rollout.app, name="rollout")
+app.add_typer(engine.app, name="engine")
 app.add_typer(key.app, name="key")
 app.command("usage")(usage.usage)
 app.add_typer(ledger.app, name="ledger")

@@ -55,6 +55,10 @@ def evaluate(
     endpoint: Annotated[
         str | None, typer.Option(help="Endpoint URL; default: this workspace's `llmops serve`.")
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="green: measure on the second engine that `llmops engine start` put beside."),
+    ] = None,
     resume: Annotated[
         str | None, typer.Option(help="Session to finish: answered cases are not asked again.")
     ] = None,
@@ -87,7 +91,7 @@ def evaluate(
     outputs.require_usable()
     workspace = find_workspace()
     request = EvalRequest(
-        endpoint=endpoint or endpoint_of(workspace),
+        endpoint=_on(endpoint or endpoint_of(workspace), engine),
         adapters=tuple(adapter or ["latest"]),
         session=resume,
         concurrency=_concurrency(concurrency),
@@ -139,6 +143,10 @@ def lm_eval(
     endpoint: Annotated[
         str | None, typer.Option(help="Endpoint URL; default: this workspace's `llmops serve`.")
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="green: measure on the second engine that `llmops engine start` put beside."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the results.")] = False,
 ) -> None:
     """Run lm-evaluation-harness's tasks on base, champion and adapters through the served endpoint.
@@ -151,7 +159,7 @@ def lm_eval(
         raise BadRequest(f"--api: is {api!r}; use chat or completions")
     workspace = find_workspace()
     request = TaskRequest(
-        endpoint=endpoint or endpoint_of(workspace),
+        endpoint=_on(endpoint or endpoint_of(workspace), engine),
         tasks=tuple(name.strip() for name in tasks.split(",") if name.strip()),
         adapters=tuple(adapter or ["latest"]),
         include_path=include_path,
@@ -199,6 +207,15 @@ def endpoint_of(workspace: Workspace) -> str:
             "endpoint: nothing serves in this workspace; run `llmops serve serving/local.yaml --detach` first"
         )
     return info.url
+
+
+def _on(endpoint: str, engine: str | None) -> str:
+    """The address of one of an endpoint's engines: of the one that serves, or of the second one."""
+    if engine is None:
+        return endpoint
+    if engine != "green":
+        raise BadRequest(f"--engine: is {engine!r}; use green, or leave it out for the engine that serves")
+    return endpoint.rstrip("/").removesuffix("/v1") + "/green"
 
 
 def _say(reports: Sequence[Report], workspace: Workspace, json: bool) -> None:

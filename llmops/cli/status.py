@@ -10,6 +10,7 @@ import typer
 
 from llmops.checkpoints import resumable_runs
 from llmops.cli.consent import approvals_in_words, win_rate_in_words
+from llmops.cli.engine import described
 from llmops.cli.output import as_json
 from llmops.cli.rollout_status import called
 from llmops.errors import LlmopsError
@@ -32,7 +33,8 @@ def status(json: Annotated[bool, typer.Option("--json", help="Print it as JSON."
     registry = Registry.of(workspace)
     states, damaged = readable_states(registry.store, registry.ledger.events(*RELEASE_KINDS))
     serving = _serving(workspace)
-    routes = _routes(serving["url"]) if serving else {}
+    told = _told(serving["url"]) if serving else {}
+    routes = _routes(told)
     newest = _newest_decisions(registry)
     for name in newest.keys() - states.keys() - damaged.keys():
         states[name] = NameState(name)
@@ -46,6 +48,7 @@ def status(json: Annotated[bool, typer.Option("--json", help="Print it as JSON."
     state = {
         "workspace": str(workspace.root),
         "serving": serving,
+        "engines": told.get("engines", []),
         "names": names,
         "damaged": damaged,
         "unfinished": _unfinished(registry.ledger.events(*RUN_KINDS)),
@@ -67,14 +70,20 @@ def _serving(workspace: Workspace) -> dict[str, Any] | None:
     return {"url": info.url, "pid": info.pid, "engine": info.engine.to_pairs()} if info else None
 
 
-def _routes(url: str) -> dict[str, str | None]:
-    """By public name why the running gateway does not serve it, None where it does; empty if it does not say."""
+def _told(url: str) -> dict[str, Any]:
+    """What the running gateway says of itself; empty if it does not say."""
     try:
         request = urllib.request.Request(f"{url}/llmops/status", headers=api_headers())
         with urllib.request.urlopen(request, timeout=5) as response:
-            names = jsonlib.load(response)["routes"]["names"]
-    except (OSError, ValueError, KeyError):
+            found: dict[str, Any] = jsonlib.load(response)
+            return found
+    except (OSError, ValueError):
         return {}
+
+
+def _routes(told: dict[str, Any]) -> dict[str, str | None]:
+    """By public name why the running gateway does not serve it, None where it does."""
+    names = told.get("routes", {}).get("names", {})
     return {name: None if route["ok"] else str(route["reason"]) for name, route in names.items()}
 
 
@@ -207,6 +216,9 @@ def _print(state: dict[str, Any]) -> None:
         )
     else:
         typer.echo("serving    nothing; `llmops serve serving/local.yaml` starts it")
+    for engine in state["engines"]:
+        if not engine["serves"]:
+            typer.echo(f"stands by  {engine['colour']}: {described(engine)}")
     for name in state["names"]:
         _print_name(name)
     if not state["names"]:

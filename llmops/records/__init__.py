@@ -24,11 +24,13 @@ from llmops.records.feedback import (
 from llmops.records.judgement import Figure, JudgeCalibration, JudgeEvidence, Judgement, JudgementSet, Place
 from llmops.records.models import (
     AdapterRecord,
+    EngineSettings,
     EngineSignature,
     Lineage,
     Probes,
     PromptContract,
     RewardProbes,
+    StartedEngine,
 )
 from llmops.records.quality import CheckResult, EvalText, Offence, QualityReport
 from llmops.records.release import Approval, Check, CheckKind, Decision, Release, Role, Verdict
@@ -69,6 +71,7 @@ __all__ = [
     "DatasetSnapshot",
     "Decision",
     "Dropped",
+    "EngineSettings",
     "EngineSignature",
     "EvalText",
     "Figure",
@@ -107,6 +110,7 @@ __all__ = [
     "Row",
     "ShadowRule",
     "SloRule",
+    "StartedEngine",
     "ToolCall",
     "Verdict",
     "VoteFigures",

@@ -113,3 +113,24 @@ class EngineSignature:
     def to_pairs(self) -> JsonDict:
         """Field names and values, for messages and headers."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class EngineSettings(Record):
+    """What a serving profile says of base and engine: what `llmops engine start` exchanges under a running gateway."""
+
+    schema: ClassVar[str] = "llmops.engine_settings/1"
+    base_model: str
+    engine: JsonDict  # as in the profile, defaults written out
+    max_model_tokens: int
+    slots: int
+    max_lora_rank: int
+
+
+@dataclass(frozen=True)
+class StartedEngine(Record):
+    """A second engine as it came up: what it was told, and the signature that its answers carry."""
+
+    schema: ClassVar[str] = "llmops.started_engine/1"
+    settings: str  # EngineSettings digest
+    signature: EngineSignature

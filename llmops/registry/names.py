@@ -53,9 +53,14 @@ class NameState:
         return base if champion is None or champion == candidate else champion
 
     def after(self, release: Release) -> tuple[Release, ...]:
-        """The history once `release` is activated; one of the champion itself takes the champion's place."""
+        """The history once `release` is activated; one of the champion itself takes the champion's place.
+
+        A release that was in force before is in force again, with those before it: `llmops engine back`.
+        """
         if release.kind == "rollback":
             return self.history[:-1]
+        if release in self.history:
+            return self.history[: self.history.index(release) + 1]
         kept = self.history[:-1] if self.champion_adapter == release.adapter else self.history
         return (*kept, release)
 

@@ -61,9 +61,9 @@ def request_promotion(
     require_same_baseline(found, state)
     if engine is not None:
         require_same_engine(found, engine, name)
-    _require_standing_votes(registry, found, name)
-    approvals = _required_approvals(registry, found, name)
-    return _request(registry, state, _Move("promote", found.candidate, digest, approvals))
+    require_standing_votes(registry, found, name)
+    approvals = required_approvals(registry, found, name)
+    return _request(registry, state, Move("promote", found.candidate, digest, approvals))
 
 
 def _newest_decision(registry: Registry, name: str) -> str:
@@ -73,7 +73,7 @@ def _newest_decision(registry: Registry, name: str) -> str:
     return str(made[-1].body["decision"])
 
 
-def _required_approvals(registry: Registry, decision: Decision, name: str) -> tuple[str, ...]:
+def required_approvals(registry: Registry, decision: Decision, name: str) -> tuple[str, ...]:
     """Digests of the first approvals of a decision, as many as its gate asks for."""
     digest = decision.digest()
     given = approvals_of(registry, digest) if decision.n_approvals else []
@@ -88,7 +88,7 @@ def _required_approvals(registry: Registry, decision: Decision, name: str) -> tu
     return tuple(approval.digest() for approval in given[: decision.n_approvals])
 
 
-def _require_standing_votes(registry: Registry, decision: Decision, name: str) -> None:
+def require_standing_votes(registry: Registry, decision: Decision, name: str) -> None:
     """Refuse to act on a decision whose votes were taken back since. What stands on it already goes on serving.
 
     Raises:
@@ -128,7 +128,7 @@ def request_rollback(registry: Registry, name: str, reason: str | None) -> tuple
             f"release {name}: no earlier release to roll back to; `llmops status` shows the history"
         )
     back = state.previous
-    move = _Move("rollback", back.adapter, back.decision, back.approvals, reason or back.reason)
+    move = Move("rollback", back.adapter, back.decision, back.approvals, reason or back.reason)
     return _request(registry, state, move)
 
 
@@ -145,12 +145,12 @@ def request_override(
         raise BadRequest(
             f"release {name}: an override needs a reason of at least 10 characters (found {reason!r})"
         )
-    move = _Move("override", adapter.adapter, reason=reason.strip())
+    move = Move("override", adapter.adapter, reason=reason.strip())
     return _request(registry, name_state(registry, name), move)
 
 
 @dataclass(frozen=True)
-class _Move:
+class Move:
     """What a release points a name at, and what it stands on."""
 
     kind: Literal["promote", "rollback", "override"]
@@ -160,8 +160,24 @@ class _Move:
     reason: str | None = None
 
 
-def _request(registry: Registry, state: NameState, move: _Move) -> tuple[Event, Release]:
+def _request(registry: Registry, state: NameState, move: Move) -> tuple[Event, Release]:
     """Write the release down and ask the gateway for it, once everything it stands on is checked."""
+    release = write_release(registry, state, move)
+    body = {
+        "public_name": state.name,
+        "release": release.digest(),
+        "kind": release.kind,
+        "adapter": release.adapter,
+    }
+    return registry.ledger.append("release.requested", body), release
+
+
+def write_release(registry: Registry, state: NameState, move: Move) -> Release:
+    """Write a release into the store, once everything it stands on is checked; nobody is asked to carry it out.
+
+    Raises:
+        LlmopsError: as `verify_release`; another release of the name waits.
+    """
     seq, head = registry.ledger.head()
     release = Release(
         public_name=state.name,
@@ -183,9 +199,8 @@ def _request(registry: Registry, state: NameState, move: _Move) -> tuple[Event, 
             f"release {state.name}: a {waiting.kind} to {short(waiting.adapter)} is waiting; "
             "start `llmops serve` to settle it"
         )
-    digest = registry.store.put_record(release)
-    body = {"public_name": state.name, "release": digest, "kind": release.kind, "adapter": release.adapter}
-    return registry.ledger.append("release.requested", body), release
+    registry.store.put_record(release)
+    return release
 
 
 # ---------------------------------------------------------------- what must hold

@@ -27,8 +27,10 @@ ROUTING_KINDS: tuple[EventKind, ...] = (
     "rollout.started",
     "rollout.stepped",
     "rollout.aborted",
+    "engine.switched",
 )
-"""Events after which requests are routed otherwise: each is a version of the route table."""
+"""Events after which requests are routed otherwise: each is a version of the route table, and a switch of the engine is
+one with the releases that come with it."""
 
 Phase = Literal["waiting", "running", "refused", "aborted", "ended"]
 SPLITTING: tuple[RolloutKind, ...] = ("canary", "ab")
@@ -159,4 +161,4 @@ def rollouts_of(registry: Registry, name: str | None = None) -> list[RolloutStat
 
 def route_version(events: Iterable[Event]) -> int:
     """The version of the route table after these events (ROUTING_KINDS, oldest first): how many there were."""
-    return sum(event.kind in ROUTING_KINDS for event in events)
+    return sum(event.kind in ROUTING_KINDS and "by_engine" not in event.body for event in events)

@@ -11,20 +11,20 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
 from llmops.auth import Keys
-from llmops.errors import BadRequest, CouldNotRun, EngineFailed, InvalidEvidence, LlmopsError
+from llmops.errors import LlmopsError
 from llmops.records import Principal
 from llmops.serving.access import Access, require_guarded, require_model, visible_targets
-from llmops.serving.audit import Acted, Audit
+from llmops.serving.audit import Audit
 from llmops.serving.capture import Recorder
 from llmops.serving.capture_metrics import CaptureCollector
 from llmops.serving.control import Control
 from llmops.serving.feedback_api import PATH as FEEDBACK
 from llmops.serving.feedback_api import FeedbackApi
-from llmops.serving.fleet import ProofFailed, proof_fields
 from llmops.serving.front import Hosts, raw_path, read_headers
 from llmops.serving.http import (
     JSON_TYPE,
@@ -35,11 +35,10 @@ from llmops.serving.http import (
     Scope,
     Send,
     header,
-    parse_object,
-    read_body,
     respond,
     respond_json,
 )
+from llmops.serving.loading import Loading
 from llmops.serving.lock import announce_running, serve_lock, tell_owner
 from llmops.serving.metrics import Metrics
 from llmops.serving.observer import Observer
@@ -48,8 +47,8 @@ from llmops.serving.profile import ServeProfile
 from llmops.serving.relay import Relay, Sinks
 from llmops.serving.request_log import RequestLog
 from llmops.serving.response_cache import ResponseCache
-from llmops.serving.routes import Live, Target
-from llmops.serving.status import status_of
+from llmops.serving.routes import Live, RouteTable, Target
+from llmops.serving.status import status_of, status_on
 from llmops.serving.tracing import Tracer
 from llmops.serving.upstream import EMBEDDINGS
 from llmops.settings import Workspace
@@ -62,6 +61,9 @@ METHODS = {
         ("/v1/models", "/llmops/status", "/healthz", "/readyz", "/metrics", "/openapi.json"), "GET"
     ),
 }
+GREEN = "/green"
+"""What stands before the paths that the second engine answers; an OpenAI client takes it as part of the address."""
+ON_GREEN = (*COMPLETIONS, "/llmops/adapters", "/v1/models", "/llmops/status")
 log = logging.getLogger("llmops.serving")
 PLAIN_TEXT: Header = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 
@@ -81,6 +83,7 @@ class Gateway:
         self.tracer = Tracer(profile.tracing) if profile.tracing is not None else None
         self._hosts = Hosts(profile.host, profile.allowed_hosts)
         self._audit = Audit(self.control.registry.ledger)
+        self._loading = Loading(profile.limits.max_body_bytes)
         self.recorder = Recorder(profile.capture, workspace.database_url)
         self.feedback = FeedbackApi(self.recorder)
         self.cache = ResponseCache(profile.response_cache) if profile.response_cache else None
@@ -162,6 +165,9 @@ class Gateway:
         principal = await self.access.principal(scope, path, seen.authorization)
         wanted = METHODS.get(path)
         if wanted is None:
+            if path.startswith(GREEN + "/"):
+                green = path.removeprefix(GREEN)
+                return await self._green(green, scope, receive, send, principal)
             if path.startswith("/v1/models/") and method == "GET":
                 name = unquote(path.removeprefix("/v1/models/"))
                 return await respond_json(send, self._model_card(name, principal))
@@ -177,10 +183,12 @@ class Gateway:
         if path == FEEDBACK:
             return await self.feedback.answer(scope, receive, send, principal)
         if path == "/llmops/adapters":
-            act = self._add_adapter(scope, receive)
+            act = self._loading.add(scope, receive, self.live.side, self.control.add_adapter)
             return await respond_json(send, await self._audit.call(principal, f"{method} {path}", act))
         if path == "/v1/models":
-            return await respond_json(send, {"object": "list", "data": self._model_cards(principal)})
+            return await respond_json(
+                send, {"object": "list", "data": self._model_cards(principal, self.live.table)}
+            )
         if path == "/llmops/status":
             return await respond_json(send, status_of(self.control, self.live, self._counts()))
         if path == "/openapi.json":
@@ -201,26 +209,42 @@ class Gateway:
             200 if problem is None else 503,
         )
 
-    async def _add_adapter(self, scope: Scope, receive: Receive) -> Acted:
-        body = parse_object(await read_body(scope, receive, self.profile.limits.max_body_bytes))
-        reference = body.get("adapter")
-        if not isinstance(reference, str) or body.keys() != {"adapter"}:
-            raise Refusal(400, 'send {"adapter": "<name, name@digest12, digest or latest>"}', param="adapter")
-        if self.live.table.down is not None:
-            raise Refusal(503, f"{self.live.table.down}; try again shortly", None, "engine_unavailable", 2)
-        try:
-            loaded = await self.control.add_adapter(reference)
-        except LlmopsError as error:
-            raise _refusal_of(error) from None
-        answer = {
-            "model": loaded.record.model_name,
-            "adapter": loaded.record.adapter,
-            "proof": proof_fields(loaded.proof),
-        }
-        return Acted(answer, {"adapter": loaded.record.adapter})
+    async def _green(
+        self, path: str, scope: Scope, receive: Receive, send: Send, principal: Principal
+    ) -> None:
+        """Answer an operator from the engine that stands beside another one: what it would serve, before it does."""
+        keeper, control = self.control.keeper.green, self.control
+        if keeper is None:
+            raise Refusal(
+                404, "no second engine is there; `llmops engine start PROFILE`", code="no_second_engine"
+            )
+        wanted = METHODS.get(path) if path in ON_GREEN else None
+        if wanted != scope["method"]:
+            served = ", ".join(GREEN + name for name in ON_GREEN)
+            raise Refusal(
+                404,
+                f"{scope['method']} {GREEN}{path[:100]} is not served; paths: {served}",
+                code="unknown_path",
+            )
+        if wanted == "POST":
+            _require_json(scope)
+        if path in COMPLETIONS:
+            return await self.relay.complete({**scope, "path": path}, receive, send, principal, keeper.side)
+        if path == "/v1/models":
+            cards = self._model_cards(principal, keeper.side.table)
+            return await respond_json(send, {"object": "list", "data": cards})
+        if path == "/llmops/status":
+            return await respond_json(send, status_on(keeper))
+        load = (
+            control.add_adapter
+            if keeper is control.keeper.serving
+            else partial(control.desk.add_adapter, keeper)
+        )
+        act = self._loading.add(scope, receive, keeper.side, load)
+        return await respond_json(send, await self._audit.call(principal, f"POST {GREEN}{path}", act))
 
-    def _model_cards(self, principal: Principal) -> list[dict[str, Any]]:
-        visible = visible_targets(principal, self.live.table)
+    def _model_cards(self, principal: Principal, table: RouteTable) -> list[dict[str, Any]]:
+        visible = visible_targets(principal, table)
         return [self._card(name, target) for name, target in visible.items()]
 
     def _model_card(self, name: str, principal: Principal) -> dict[str, Any]:
@@ -231,7 +255,7 @@ class Gateway:
     def _card(self, name: str, target: Target) -> dict[str, Any]:
         return {
             "id": name, "object": "model", "created": self.started_at, "owned_by": "llmops",
-            "root": target.engine_name, "max_model_len": self.profile.max_model_tokens,
+            "root": target.engine_name, "max_model_len": self.control.keeper.serving.kept.profile.max_model_tokens,
         }  # fmt: skip
 
     def _counts(self) -> dict[str, Any]:
@@ -272,19 +296,6 @@ class Gateway:
                 await send({"type": "lifespan.shutdown.complete"})
         except LlmopsError as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
-
-
-def _refusal_of(error: LlmopsError) -> Refusal:
-    """An error of control as an HTTP answer."""
-    if isinstance(error, BadRequest):
-        return Refusal(404 if "no such adapter" in str(error) else 400, str(error), param="adapter")
-    if isinstance(error, ProofFailed):
-        return Refusal(422, f"{error} ({proof_fields(error.proof)})", param="adapter", code="proof_failed")
-    if isinstance(error, InvalidEvidence):
-        return Refusal(422, str(error), param="adapter", code="invalid_evidence")
-    if isinstance(error, EngineFailed):
-        return Refusal(502, str(error), code="engine_failed")
-    return Refusal(503 if isinstance(error, CouldNotRun) else 500, str(error), retry_after_s=5)
 
 
 def _require_json(scope: Scope) -> None:

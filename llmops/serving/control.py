@@ -18,16 +18,22 @@ from llmops.registry.adapters import Registry
 from llmops.registry.bases import resolve_base
 from llmops.registry.names import NameState
 from llmops.schema import short
+from llmops.serving.engine_desk import EngineDesk, Room
+from llmops.serving.engines import Engines
 from llmops.serving.evidence import check_champion, check_request, replay
 from llmops.serving.fleet import Fleet, Loaded
-from llmops.serving.keeper import Keeper
 from llmops.serving.profile import ServeProfile
 from llmops.serving.rollout.director import Director, Place
 from llmops.serving.routes import Live, Route
 from llmops.settings import Workspace
 
 POLL_S = 0.25
-REQUESTS: tuple[EventKind, ...] = ("release.requested", "rollout.requested", "rollout.abort_requested")
+REQUESTS: tuple[EventKind, ...] = (
+    "release.requested",
+    "rollout.requested",
+    "rollout.abort_requested",
+    "engine.requested",
+)
 RETRY_S = 2.0
 
 log = logging.getLogger("llmops.serving")
@@ -39,7 +45,7 @@ class Control:
     def __init__(self, profile: ServeProfile, workspace: Workspace, live: Live) -> None:
         """Prepare; `start` does the work."""
         self.registry = Registry.of(workspace)
-        self.keeper = Keeper(profile, workspace, self.registry, live)
+        self.keeper = Engines(profile, workspace, self.registry, live)
         self.keeper.restore = self._restore_all
         self.states: dict[str, NameState] = {}
         self._profile = profile
@@ -53,6 +59,7 @@ class Control:
             self.registry, self.keeper, live, self._moving, self._state_of, self._weight, self._require_chain
         )
         self.rollouts = Director(place)
+        self.desk = EngineDesk(Room(place, self.keeper, lambda: self.states, self.rollouts.status))
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -82,6 +89,7 @@ class Control:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.desk.close()
         self._live.table = self._live.table.with_down("serving has stopped")
         await self.keeper.close()
 
@@ -110,6 +118,7 @@ class Control:
 
     async def _replay(self) -> None:
         """Take over what the ledger says at the start."""
+        self.desk.since = (await asyncio.to_thread(self.registry.ledger.head))[0]
         found = await asyncio.to_thread(replay, self.registry)
         self._chain_fault, self._unanswered, self._last_seq = (
             found.chain_fault,
@@ -198,7 +207,7 @@ class Control:
         """Carry out one request, or refuse it; the ledger gets the answer."""
         await self.keeper.ready.wait()
         if event.kind != "release.requested":
-            await self.rollouts.settle(event)
+            await (self.desk if event.kind == "engine.requested" else self.rollouts).settle(event)
             return
         body = {key: str(event.body[key]) for key in ("public_name", "release", "adapter")}
         try:

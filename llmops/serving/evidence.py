@@ -50,7 +50,7 @@ def replay(registry: Registry) -> Replay:
         registry.ledger.verify(readable_anchors(registry.store))
     except InvalidEvidence as error:
         fault = str(error)
-    told = registry.ledger.events(*RELEASE_KINDS, *ROLLOUT_KINDS)
+    told = registry.ledger.events(*RELEASE_KINDS, *ROLLOUT_KINDS, "engine.switched")
     events = [event for event in told if event.kind in RELEASE_KINDS]
     states, damaged = readable_states(registry.store, events)
     active = {str(e.body["public_name"]): e.body for e in events if e.kind == "release.activated"}

@@ -24,7 +24,7 @@ from llmops.errors import BadRequest, CouldNotRun, EngineFailed, InvalidEvidence
 from llmops.records import AdapterRecord
 from llmops.registry.adapters import Registry, require_generating
 from llmops.schema import short
-from llmops.serving.routes import Live
+from llmops.serving.routes import Side
 from llmops.serving.session import Session
 from llmops.serving.target import Target
 
@@ -63,11 +63,11 @@ class Loaded:
 class Fleet:
     """The adapters of one session. One change at a time: the caller holds the lock."""
 
-    def __init__(self, session: Session, registry: Registry, live: Live) -> None:
+    def __init__(self, session: Session, registry: Registry, side: Side) -> None:
         """Begin with the base alone."""
         self.session = session
         self._registry = registry
-        self._live = live
+        self.side = side
         self._loaded: dict[str, Loaded] = {}
         self._n_used = 0  # slots taken since the engine started
 
@@ -116,7 +116,7 @@ class Fleet:
     async def retire(self, digest: str, weight: Weight) -> None:
         """Unload an adapter, unless something needs it (again) or a request runs on it."""
         entry = self._loaded.get(digest)
-        if entry is None or weight(digest) or self._live.in_flight[digest]:
+        if entry is None or weight(digest) or self.side.in_flight[digest]:
             return  # it goes when its slot is needed
         if self.session.spec.unload_frees_slot:
             await self._unload(entry)
@@ -212,7 +212,7 @@ class Fleet:
                     "serving profile"
                 )
             for entry in spare:
-                if not self._live.in_flight[entry.target.digest]:
+                if not self.side.in_flight[entry.target.digest]:
                     return entry
             if time.monotonic() > deadline:
                 raise CouldNotRun(
@@ -227,7 +227,7 @@ class Fleet:
             log.warning("adapter %s could not be unloaded: %s", name, error)
 
     def _publish(self) -> None:
-        self._live.table = self._live.table.with_operator(self.operator_names())
+        self.side.table = self.side.table.with_operator(self.operator_names())
 
 
 def proof_fields(proof: Proof) -> dict[str, Any]:

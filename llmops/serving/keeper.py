@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 from llmops.errors import BadRequest, EngineFailed, LlmopsError
 from llmops.records import AdapterRecord
@@ -18,11 +19,10 @@ from llmops.registry.adapters import Registry
 from llmops.registry.bases import Base
 from llmops.serving.fleet import BUSY_WAIT_S, Fleet, Loaded, SlotsUsedUp, Weight
 from llmops.serving.profile import ServeProfile, engine_spec
-from llmops.serving.routes import Live
-from llmops.serving.session import start_session
+from llmops.serving.routes import Side
+from llmops.serving.session import ENGINE_LOG, start_session
 from llmops.settings import Workspace
 
-WATCH_S = 0.25
 HEALTH_EVERY_S = 5.0
 MAX_UNHEALTHY = 3
 RESTART_WAITS_S = (0.0, 1.0, 2.0, 4.0, 8.0)  # before each try to start a dead engine again
@@ -34,24 +34,36 @@ Restore = Callable[[tuple[AdapterRecord, ...]], Awaitable[None]]
 """Makes a new session serve what the names need, then those adapters as far as there is room."""
 
 
-class Keeper:
-    """The one engine of a gateway, across its sessions."""
+@dataclass(frozen=True)
+class Kept:
+    """What a keeper works with: the profile, the side it fills, and the name of its engine's log."""
 
-    def __init__(self, profile: ServeProfile, workspace: Workspace, registry: Registry, live: Live) -> None:
+    profile: ServeProfile
+    workspace: Workspace
+    registry: Registry
+    side: Side
+    log_name: str = ENGINE_LOG
+
+
+class Keeper:
+    """One engine of a gateway, across its sessions."""
+
+    def __init__(self, kept: Kept) -> None:
         """Prepare; `open` starts the engine. Set `restore` and `on_fatal` before."""
+        self.kept = kept
+        self.side = kept.side
         self.fatal: LlmopsError | None = None
         self.on_fatal: Callable[[], None] = lambda: None
         self.restore: Restore | None = None
         self.ready = asyncio.Event()
-        self._profile = profile
-        self._workspace = workspace
-        self._registry = registry
-        self._live = live
         self._base: Base | None = None
         self._fleet: Fleet | None = None
         self._work = asyncio.Lock()  # held by whoever loads adapters or replaces the session
         self._n_tries = 0  # starts since the engine was last stable
         self._opened_at = 0.0
+        self.engine_digest = ""  # of the newest session
+        self._n_unhealthy = 0  # answers to /health that were missed in a row
+        self._asked_at = time.monotonic()
 
     @property
     def fleet(self) -> Fleet:
@@ -72,6 +84,22 @@ class Keeper:
         """
         self._base = base
         await self._begin()
+
+    @property
+    def died(self) -> str | None:
+        """The last words of an engine that is gone and was not brought back; None while there is none."""
+        if self.fatal is not None:
+            return str(self.fatal)
+        if self._fleet is None or self._fleet.session.process.alive():
+            return None
+        return self._fleet.session.process.last_words("while it stood by")
+
+    async def end(self) -> None:
+        """Let what runs on the engine finish, which no answer outlasts, then stop it."""
+        try:
+            await self._drain(self.kept.profile.timeouts.answer_s)
+        finally:
+            await self.close()
 
     async def close(self) -> None:
         """Stop the engine."""
@@ -114,38 +142,36 @@ class Keeper:
         """Unload an adapter that nothing needs any more, after its last request."""
         deadline = time.monotonic() + BUSY_WAIT_S
         while True:
-            if not self._live.in_flight[digest] or time.monotonic() > deadline:
+            if not self.side.in_flight[digest] or time.monotonic() > deadline:
                 break
             await asyncio.sleep(0.05)
         async with self._work:
             if self._fleet is not None:
                 await self._fleet.retire(digest, weight)
 
-    async def watch(self) -> None:
-        """Replace the engine whenever it died or hangs, until told to stop or all tries are used."""
-        n_unhealthy, asked_at = 0, time.monotonic()
-        while self.fatal is None:
-            await asyncio.sleep(WATCH_S)
-            fleet = self._fleet
-            if fleet is None or self._work.locked():
-                continue
-            if time.monotonic() - asked_at > HEALTH_EVERY_S and fleet.session.process.alive():
-                n_unhealthy = 0 if await fleet.session.healthy() else n_unhealthy + 1
-                async with self._work:
-                    await fleet.repair()
-                asked_at = time.monotonic()
-            if not fleet.session.process.alive():
-                await self._recover(fleet, fleet.session.process.last_words("while serving"))
-            elif n_unhealthy >= MAX_UNHEALTHY:
-                await self._recover(
-                    fleet, f"serving: the engine did not answer /health {n_unhealthy} times; restarting it"
-                )
-                n_unhealthy = 0
+    async def look(self) -> None:
+        """Replace the engine if it died or hangs; `fatal` is set when it cannot be brought back."""
+        fleet = self._fleet
+        if fleet is None or self._work.locked():
+            return
+        alive = fleet.session.process.alive()
+        if alive and time.monotonic() - self._asked_at > HEALTH_EVERY_S:
+            self._n_unhealthy = 0 if await fleet.session.healthy() else self._n_unhealthy + 1
+            async with self._work:
+                await fleet.repair()
+            self._asked_at = time.monotonic()
+        if not fleet.session.process.alive():
+            await self._recover(fleet, fleet.session.process.last_words("while serving"))
+        elif self._n_unhealthy >= MAX_UNHEALTHY:
+            await self._recover(
+                fleet, f"serving: the engine did not answer /health {self._n_unhealthy} times; restarting it"
+            )
 
     async def _recover(self, dead: Fleet, problem: str) -> None:
         async with self._work:
             if self._fleet is not dead:
                 return
+            self._n_unhealthy = 0
             log.error(problem)
             if time.monotonic() - self._opened_at > STABLE_S:
                 self._n_tries = 0
@@ -160,10 +186,10 @@ class Keeper:
             LlmopsError: the last failure, when all tries are used; dying soon after a start uses them, too.
         """
         assert self.restore is not None
-        self._live.table = self._live.table.with_down(reason)
+        self.side.table = self.side.table.with_down(reason)
         if drain:
             self._n_tries = 0
-            await self._drain()
+            await self._drain(self.kept.profile.timeouts.drain_s)
         await self.close()
         failure: LlmopsError = EngineFailed(
             f"serving: the engine died {self._n_tries} times soon after its start; see its log"
@@ -184,29 +210,31 @@ class Keeper:
                 log.error("%s", failure)
                 await self.close()
             else:
-                self._live.table = self._live.table.with_down(None)
+                self.side.table = self.side.table.with_down(None)
                 return
         self.fatal = failure
-        self._live.table = self._live.table.with_down(f"the engine could not be brought back: {failure}")
+        self.side.table = self.side.table.with_down(f"the engine could not be brought back: {failure}")
         self.on_fatal()
         raise failure
 
     async def _begin(self) -> None:
         assert self._base is not None
-        spec = engine_spec(self._profile, self._base)
+        kept = self.kept
+        spec = engine_spec(kept.profile, self._base)
         log.info("engine %s is starting on %s", spec.kind, spec.device)
         session = await start_session(
-            spec, self._base, self._workspace, self._profile.timeouts.engine_start_s
+            spec, self._base, kept.workspace, kept.profile.timeouts.engine_start_s, kept.log_name
         )
-        self._fleet = Fleet(session, self._registry, self._live)
+        self._fleet = Fleet(session, kept.registry, self.side)
         self._opened_at = time.monotonic()
-        self._live.engine_url = session.process.url
-        self._live.table = self._live.table.with_operator(self._fleet.operator_names())
+        self.engine_digest = session.engine_digest
+        self.side.url = session.process.url
+        self.side.table = self.side.table.with_operator(self._fleet.operator_names())
         self.ready.set()
 
-    async def _drain(self) -> None:
-        deadline = time.monotonic() + self._profile.timeouts.drain_s
+    async def _drain(self, within_s: float) -> None:
+        deadline = time.monotonic() + within_s
         while True:
-            if not self._live.in_flight.total() or time.monotonic() > deadline:
+            if not self.side.in_flight.total() or time.monotonic() > deadline:
                 return
             await asyncio.sleep(0.05)

@@ -40,7 +40,7 @@ from llmops.serving.request_log import Entry, RequestLog
 from llmops.serving.requests import Call, check, check_embeddings
 from llmops.serving.rollout.router import Router
 from llmops.serving.rollout.trip import Trip
-from llmops.serving.routes import Asker, Live
+from llmops.serving.routes import Asker, Live, Side
 from llmops.serving.tracing import Tracer
 from llmops.serving.upstream import EMBEDDINGS, Upstream
 
@@ -63,13 +63,14 @@ class Sinks:
 
 @dataclass(frozen=True, slots=True)
 class Notes:
-    """What is known of a request beside its bytes."""
+    """What is known of a request beside its bytes; `side` is the one it was put to, None: whichever serves."""
 
     entry: Entry
     headers: list[Header]
     principal: Principal
     leash: Leash
     observed: Observed
+    side: Side | None
 
 
 class Relay:
@@ -81,7 +82,7 @@ class Relay:
         self._limits, self._timeouts = profile.limits, profile.timeouts
         self._log, self._metrics = sinks.log, sinks.metrics
         self._access, self._observer, self._tracer = sinks.access, sinks.observer, sinks.tracer
-        self._upstream = Upstream(live)
+        self._upstream = Upstream()
         self.router = Router(live, self._upstream.ask, self._note)
         self.router.shadows.on_answer = sinks.observer.shadow
         self._leashes: set[Leash] = set()
@@ -110,8 +111,10 @@ class Relay:
         for leash in list(self._leashes):
             leash.pull(Refusal(503, "serving stops; ask again shortly", None, "stopping", 5))
 
-    async def complete(self, scope: Scope, receive: Receive, send: Send, principal: Principal) -> None:
-        """Answer one request, and log and count it whatever becomes of it."""
+    async def complete(
+        self, scope: Scope, receive: Receive, send: Send, principal: Principal, side: Side | None = None
+    ) -> None:
+        """Answer one request, by the engine of `side` if one is given, and log and count it whatever becomes of it."""
         entry = Entry(request_id(scope), scope["path"], time.perf_counter())
         entry.key, entry.tenant = principal.key, principal.tenant
         headers: list[Header] = [(b"x-request-id", entry.request_id.encode())]
@@ -122,7 +125,7 @@ class Relay:
         try:
             with leash:
                 exchange, whole = await self._complete(
-                    scope, receive, send, Notes(entry, headers, principal, leash, observed)
+                    scope, receive, send, Notes(entry, headers, principal, leash, observed, side)
                 )
             await exchange.finish(whole)
         except Refusal as refusal:
@@ -184,7 +187,8 @@ class Relay:
     ) -> tuple[Exchange, bytes | None]:
         """Choose who answers, and have it asked."""
         entry, headers = notes.entry, notes.headers
-        table = self._live.table
+        side = notes.side or self._live.side
+        table = side.table
         headers.append(table.version_header)
         entry.route_version = table.version
         choice = table.choose(call.asked, Asker(_session(scope), call.user, entry.tenant))
@@ -194,7 +198,7 @@ class Relay:
         headers.extend(observed.headers)
         over = asyncio.Event() if shadowed and observed.hit is None else None
         own = len(headers)
-        trip = Trip(scope["path"], call, table, choice, entry, headers, own, send, over, observed.taps)
+        trip = Trip(scope["path"], call, side, table, choice, entry, headers, own, send, over, observed.taps)
         try:
             if observed.hit is not None:
                 exchange = trip.exchange(choice.target, choice.arm)

@@ -22,7 +22,7 @@ from llmops.serving.rollout.meter import Meter
 from llmops.serving.rollout.plan import NO_PLAN, Asker, Choice, Plan
 from llmops.serving.target import Target
 
-__all__ = ["Asker", "Choice", "Live", "Route", "RouteTable", "Target"]
+__all__ = ["Asker", "Choice", "Live", "Route", "RouteTable", "Side", "Target"]
 
 _OPERATOR_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}@[0-9a-f]{12}")
 NEVER = 0
@@ -180,18 +180,18 @@ def lineage_id(target: Target, version: int, arm: str) -> str:
     return digest_of(said)
 
 
-class Live:
-    """What the relay reads at every request and control alone changes: the table in force and where the engine is.
+class Side:
+    """One engine's place in the gateway: where it is, what is answered by it under which names, and what runs on it.
 
-    `in_flight` counts the requests that run on each adapter or base, by digest; `meter` what watched arms did.
+    A request reads the side that serves once and keeps it: its engine and its table belong together whatever serves
+    later. `in_flight` counts the requests that run on each adapter or base there, by digest.
     """
 
     def __init__(self) -> None:
         """Begin with the empty table of an engine that is starting."""
         self.table = RouteTable()
-        self.engine_url = ""
+        self.url = ""
         self.in_flight: Counter[str] = Counter()
-        self.meter = Meter()
 
     @contextmanager
     def using(self, target: Target) -> Iterator[None]:
@@ -201,3 +201,30 @@ class Live:
             yield
         finally:
             self.in_flight[target.digest] -= 1
+
+
+class Live:
+    """What the relay reads at every request and control alone changes: the side that serves.
+
+    `meter` counts what watched arms did.
+    """
+
+    def __init__(self) -> None:
+        """Begin with an engine that is starting."""
+        self.side = Side()
+        self.meter = Meter()
+
+    @property
+    def table(self) -> RouteTable:
+        """The table in force."""
+        return self.side.table
+
+    @table.setter
+    def table(self, table: RouteTable) -> None:
+        """Put another table in force on the side that serves."""
+        self.side.table = table
+
+    @property
+    def in_flight(self) -> Counter[str]:
+        """The requests that run on the engine that serves, by digest of adapter or base."""
+        return self.side.in_flight

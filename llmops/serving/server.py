@@ -34,10 +34,18 @@ log = logging.getLogger("llmops.serving")
 
 
 def build_app(profile: ServeProfile, workspace: Workspace) -> Gateway:
-    """The gateway as an ASGI application; its lifespan starts and stops the engine."""
-    from llmops.serving.app import Gateway
+    """The gateway as an ASGI application; its lifespan starts and stops the engine.
 
-    return Gateway(profile, workspace)
+    The engine is that of the profile, or the one that took its place by `llmops engine switch`.
+
+    Raises:
+        InvalidEvidence: what took its place cannot be read.
+    """
+    from llmops.registry.adapters import Registry
+    from llmops.serving.app import Gateway
+    from llmops.serving.standing import profile_in_force
+
+    return Gateway(profile_in_force(profile, Registry.of(workspace)), workspace)
 
 
 def serve(profile: ServeProfile, workspace: Workspace, announce: Callable[[str], None] | None = None) -> None:

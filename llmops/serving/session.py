@@ -98,8 +98,10 @@ class Session:
         await self.process.stop(grace_s)
 
 
-async def start_session(spec: EngineSpec, base: Base, workspace: Workspace, timeout_s: float) -> Session:
-    """Start an engine, or find somebody else's, and wait until it serves.
+async def start_session(
+    spec: EngineSpec, base: Base, workspace: Workspace, timeout_s: float, log_name: str = ENGINE_LOG
+) -> Session:
+    """Start an engine, or find somebody else's, and wait until it serves; `log_name` is its log in the workspace.
 
     Raises:
         EngineFailed: it ended, did not answer in time, or its replicas differ; nothing is left running.
@@ -107,7 +109,8 @@ async def start_session(spec: EngineSpec, base: Base, workspace: Workspace, time
     """
     process: RunningEngine
     if spec.url is None:
-        process = EngineProcess(spec, workspace.logs / ENGINE_LOG, workspace.root)
+        log_path = workspace.logs / log_name
+        process = EngineProcess(spec, log_path, workspace.root)
     else:
         process = RemoteEngine(spec)
     process.start()

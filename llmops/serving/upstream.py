@@ -10,7 +10,7 @@ import asyncio
 from llmops.serving.engine_http import Broken, Dropped, NotReached, Pool
 from llmops.serving.exchange import Exchange, engine_refusal
 from llmops.serving.http import Refusal
-from llmops.serving.routes import Live
+from llmops.serving.routes import Side
 
 AWAY = "engine_unavailable"
 EMBEDDINGS = "/v1/embeddings"
@@ -23,18 +23,17 @@ class _Missing(Exception):
 
 
 class Upstream:
-    """Whatever engine `live` points at."""
+    """The engines, each asked on the side that a request was routed by."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self) -> None:
         """Connect on first use."""
-        self._live = live
         self._pool = Pool()
 
     def close(self) -> None:
         """End all connections; what still runs on one fails."""
         self._pool.close()
 
-    async def ask(self, path: str, exchange: Exchange) -> bytes | None:
+    async def ask(self, side: Side, path: str, exchange: Exchange) -> bytes | None:
         """Ask the engine; a stream is relayed here and gives None, else the whole body to send.
 
         Raises:
@@ -43,7 +42,7 @@ class Upstream:
         retried, n_missed = False, 0
         while True:
             try:
-                return await self._once(path, exchange)
+                return await self._once(side, path, exchange)
             except _Missing:
                 n_missed += 1
                 if n_missed > MAX_MISSED:
@@ -64,9 +63,8 @@ class Upstream:
             await exchange.break_off(failure)
             return None
 
-    async def _once(self, path: str, exchange: Exchange) -> bytes | None:
-        engine = self._live.engine_url
-        async with await self._pool.post(engine, path, exchange.data, exchange.passed_on()) as answer:
+    async def _once(self, side: Side, path: str, exchange: Exchange) -> bytes | None:
+        async with await self._pool.post(side.url, path, exchange.data, exchange.passed_on()) as answer:
             if answer.status == 200 and exchange.call.stream:
                 await exchange.begin()
                 while data := await answer.next():

@@ -41,6 +41,9 @@ _NAMED_BY_EVENTS: Mapping[str, Mapping[str, str]] = {
     "rollout.stepped": {"evidence": "rollout_evidence_record"},
     "rollout.ready": {"evidence": "rollout_evidence_record"},
     "rollout.aborted": {"evidence": "rollout_evidence_record"},
+    "engine.requested": {"settings": "engine_settings_record"},
+    "engine.started": {"started": "started_engine_record"},
+    "engine.switched": {"settings": "engine_settings_record", "instead_of": "engine_settings_record"},
 }
 _NAMED_BY_RECORDS: Mapping[str, Mapping[str, str]] = {
     "dataset_record": {"artifact": "dataset"},

@@ -176,7 +176,7 @@ async def _serve(
         await site.start()
         gateway = Gateway(profile_of(**changes), workspace)
         gateway.live.table = table
-        gateway.live.engine_url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        gateway.live.side.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         gateway.stopping = asyncio.Event()  # type: ignore[attr-defined]
         await gateway.open()
         profile = gateway.profile

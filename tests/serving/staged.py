@@ -27,7 +27,7 @@ from llmops.records import AdapterRecord, EngineSignature
 from llmops.registry.adapters import Registry
 from llmops.registry.bases import Base
 from llmops.registry.releases import request_promotion
-from llmops.serving import control, keeper
+from llmops.serving import control, engine_desk, engines, keeper
 from llmops.serving.app import Gateway
 from llmops.serving.lock import announce_running, serve_lock, tell_owner
 from llmops.serving.rollout import director
@@ -40,6 +40,8 @@ from tests.serving.bare import CONTRACT, profile_of
 from tests.serving.gateway import wait_for
 
 VERSION = "5.19.0"
+FLOAT32 = {"kind": "transformers", "dtype": "float32", "device": "cpu"}
+OTHER_BASE = Base("other", Path("other"), "f" * 64, CONTRACT)
 
 
 @dataclass
@@ -54,6 +56,7 @@ class StagedEngine:
     unlisted: set[str] = field(default_factory=set)
     logprob: dict[str, float] = field(default_factory=dict)
     held: bool = False  # no answer goes out
+    mark: str = ""  # stands at the end of every answer
     url: str = ""
     n_answers: int = 0
     running: int = 0
@@ -122,7 +125,7 @@ class StagedEngine:
 
     async def _answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         self.n_answers += 1
-        model, words = body["model"], ["said", " by ", body["model"]]
+        model, words = body["model"], ["said", " by ", body["model"] + self.mark]
         head = {"id": f"chatcmpl-{self.n_answers}", "created": 1, "model": model}
         usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
         if not body.get("stream"):
@@ -274,8 +277,10 @@ def staged_gateway(root: Path, **profile: Any) -> Iterator[Staged]:
     with ExitStack() as stack:
         stack.enter_context(patch.object(control, "POLL_S", 0.02))
         stack.enter_context(patch.object(director, "CHECK_S", 0.1))
-        stack.enter_context(patch.object(keeper, "WATCH_S", 0.03))
-        stack.enter_context(patch.object(control, "resolve_base", lambda _ref: base))
+        stack.enter_context(patch.object(engines, "WATCH_S", 0.03))
+        bases = {"none": base, "other": OTHER_BASE}
+        for module in (control, engine_desk):
+            stack.enter_context(patch.object(module, "resolve_base", bases.__getitem__))
         thread = threading.Thread(target=lambda: asyncio.run(_serve(staged, profile, started)))
         thread.start()
         found = started.result(30)
@@ -299,20 +304,20 @@ async def _serve(
     engines: list[StagedEngine] = []
     processes: list[Process] = []
 
-    async def start_session(spec: EngineSpec, *_: Any) -> Session:
+    async def start_session(spec: EngineSpec, base: Base, *_: Any) -> Session:
         engine = StagedEngine([base.model_name])
         runner = web.AppRunner(engine.app(), handler_cancellation=True)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         engine.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        process = Process(_spec(base), engine.url, workspace.logs / "engine.log", runner)
+        process = Process(spec, engine.url, workspace.logs / "engine.log", runner)
         engines.append(engine)
         processes.append(process)
-        return Session(process, (EngineClient(engine.url),), base, signature(_spec(base), VERSION))  # type: ignore[arg-type]
+        return Session(process, (EngineClient(engine.url),), base, signature(spec, VERSION))  # type: ignore[arg-type]
 
     try:
         with patch.object(keeper, "start_session", start_session), serve_lock(workspace) as lock:
-            gateway = build_app(profile_of(**changes), workspace)
+            gateway = build_app(profile_of(**{"engine": FLOAT32, **changes}), workspace)
             gateway.stopping = asyncio.Event()  # type: ignore[attr-defined]
             await gateway.start()
             listener = bind("127.0.0.1", 0)

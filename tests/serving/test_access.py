@@ -393,3 +393,12 @@ def test_keys_of_a_workspace_open_only_its_own_gateway(keyed: Keyed, bare: Bare)
     Keys.of(bare.workspace).create(NewKey("app"))
     bare.run(bare.gateway.access.ring._look())
     assert bare.chat(headers=keyed.headers("operator")).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/green/v1/models", "/green/llmops/status", "/green/", "/green/metrics"])
+def test_second_engine_is_for_operators_alone(keyed: Keyed, path: str) -> None:
+    assert keyed.get(path, "all").status_code == 403
+    assert keyed.get(path, "rater").status_code == 403
+    assert keyed.bare.client.get(keyed.bare.url + path).status_code == 401
+    asked = keyed.get(path, "operator")
+    assert (asked.status_code, asked.json()["error"]["code"]) == (404, "no_second_engine")

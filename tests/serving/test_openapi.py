@@ -101,7 +101,7 @@ def test_embeddings_pass_through_where_the_engine_has_them(tmp_path: Path) -> No
             await web.TCPSite(runner, "127.0.0.1", 0).start()
             return f"http://127.0.0.1:{runner.addresses[0][1]}"
 
-        bare.gateway.live.engine_url = bare.run(app())
+        bare.gateway.live.side.url = bare.run(app())
         answer = httpx.post(f"{bare.url}/v1/embeddings", json=body)
         assert answer.status_code == 200, answer.text
         assert answer.json()["data"][0]["embedding"] == [0.5]

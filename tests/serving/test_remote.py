@@ -16,7 +16,7 @@ from llmops.registry.adapters import Registry
 from llmops.registry.bases import Base
 from llmops.serving.fleet import Fleet, ProofFailed
 from llmops.serving.profile import ServeProfile, engine_spec
-from llmops.serving.routes import Live
+from llmops.serving.routes import Side
 from llmops.serving.session import Session, start_session
 from llmops.settings import Workspace
 from tests.evals.conftest import write_adapter
@@ -126,7 +126,7 @@ async def test_adapter_is_loaded_and_proved_on_every_replica(room: Room) -> None
     one, two = Replica(), Replica()
     async with running(one, two):
         session = await room.session(one, two, device_name="NVIDIA H200", dtype="bfloat16")
-        fleet = Fleet(session, room.registry, Live())
+        fleet = Fleet(session, room.registry, Side())
         loaded = await fleet.load(room.adapter, nothing_matters)
         path = str(room.registry.store.path("adapter", room.adapter.adapter))
         assert one.loaded == two.loaded == {room.adapter.model_name: path}
@@ -144,7 +144,7 @@ async def test_replica_that_does_not_apply_the_adapter_keeps_it_from_serving(roo
     one, two = Replica(), Replica(applies=False)
     async with running(one, two):
         session = await room.session(one, two)
-        fleet = Fleet(session, room.registry, Live())
+        fleet = Fleet(session, room.registry, Side())
         with pytest.raises(ProofFailed, match="not applied by the engine"):
             await fleet.load(room.adapter, nothing_matters)
         assert one.loaded == two.loaded == {}
@@ -156,7 +156,7 @@ async def test_replica_that_comes_back_bare_gets_its_adapters_again(room: Room) 
     one, two = Replica(), Replica()
     async with running(one, two):
         session = await room.session(one, two)
-        fleet = Fleet(session, room.registry, Live())
+        fleet = Fleet(session, room.registry, Side())
         await fleet.load(room.adapter, nothing_matters)
         two.loaded.clear()  # what a restart of its pod does
         await fleet.repair()
@@ -170,7 +170,7 @@ async def test_gateway_that_comes_back_finds_what_was_loaded_and_proves_it(room:
         for applies in (True, False):
             one.applies = applies
             session = await room.session(one)
-            fleet = Fleet(session, room.registry, Live())
+            fleet = Fleet(session, room.registry, Side())
             if applies:
                 await fleet.load(room.adapter, nothing_matters)
             else:
@@ -183,7 +183,7 @@ async def test_engine_s_own_view_of_the_store_is_what_it_is_told(room: Room) -> 
     one = Replica()
     async with running(one):
         session = await room.session(one, adapters_at="/mnt/adapters")
-        await Fleet(session, room.registry, Live()).load(room.adapter, nothing_matters)
+        await Fleet(session, room.registry, Side()).load(room.adapter, nothing_matters)
         assert one.loaded == {room.adapter.model_name: f"/mnt/adapters/{room.adapter.adapter}"}
         await session.close()
 

@@ -82,13 +82,17 @@ def baseline_of(registry: Registry, gate: GateConfig, candidate: AdapterRecord) 
     """Digest of what a gate compares a candidate with.
 
     `champion` is the public name's, or the base while it has none. The champion itself is held against the base: that
-    is how a release moves to another engine.
+    is how a release moves to another engine. So is a candidate of another base, on whose engine no champion runs.
 
     Raises:
         BadRequest: the gate names an adapter that is not there, has another base, or is the candidate itself.
     """
     if gate.baseline == "champion":
-        return name_state(registry, gate.public_name).baseline_for(candidate.adapter, candidate.base)
+        state = name_state(registry, gate.public_name)
+        champion = state.champion_adapter
+        if champion is not None and registry.adapter(champion).base != candidate.base:
+            return candidate.base
+        return state.baseline_for(candidate.adapter, candidate.base)
     if gate.baseline == "base":
         return candidate.base
     named = registry.adapter(gate.baseline)

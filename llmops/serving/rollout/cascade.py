@@ -17,12 +17,13 @@ from llmops.serving.http import AsgiMessage, Refusal
 from llmops.serving.requests import Call
 from llmops.serving.rollout.plan import Cascade
 from llmops.serving.rollout.trip import Trip
+from llmops.serving.routes import Side
 
 ARM = "cascade"
 DRAFT = "draft"
 """The arm under which a first answer that was not good enough stands in the log; no client saw it."""
-Ask = Callable[[str, Exchange], Awaitable[bytes | None]]
-"""Asks the engine; gives a whole answer's body, or None for a stream that went to the exchange."""
+Ask = Callable[[Side, str, Exchange], Awaitable[bytes | None]]
+"""Asks the engine of a side; gives a whole answer's body, or None for a stream that went to the exchange."""
 
 
 class Draft:
@@ -39,7 +40,7 @@ class Draft:
     async def ask(self, ask: Ask) -> bytes | None:
         """The answer as the client may see it (a stream's events, or a whole body); None when it is not good enough."""
         try:
-            whole = await ask(self._trip.path, self._exchange)
+            whole = await ask(self._trip.side, self._trip.path, self._exchange)
         except Refusal as refusal:
             self.entry.status, self.entry.error = refusal.status, refusal.logged
             return None

@@ -21,8 +21,8 @@ from llmops.registry.names import NameState
 from llmops.registry.rollout_requests import verify_rollout
 from llmops.registry.rollouts import SPLITTING, RolloutState, over_because
 from llmops.schema import JsonDict
+from llmops.serving.engines import Engines
 from llmops.serving.fleet import Weight
-from llmops.serving.keeper import Keeper
 from llmops.serving.rollout.controller import Controller
 from llmops.serving.rollout.models import Models
 from llmops.serving.rollout.plan import NO_PLAN, Plan, with_rollout
@@ -40,7 +40,7 @@ class Place:
     """What a director works with and shares with control: `moving` is held while the table and the ledger change."""
 
     registry: Registry
-    keeper: Keeper
+    keeper: Engines
     live: Live
     moving: asyncio.Lock
     state_of: Callable[[str], NameState]

@@ -8,15 +8,15 @@ from collections.abc import Awaitable, Callable
 from llmops.errors import ReleaseRefused
 from llmops.records import AdapterRecord, Rollout
 from llmops.registry.adapters import Registry
+from llmops.serving.engines import Engines
 from llmops.serving.fleet import Weight
-from llmops.serving.keeper import Keeper
 from llmops.serving.target import Target
 
 
 class Models:
     """What rollouts have in the engine, and which of it is there for them alone."""
 
-    def __init__(self, registry: Registry, keeper: Keeper, weight: Weight) -> None:
+    def __init__(self, registry: Registry, keeper: Engines, weight: Weight) -> None:
         """Load through `keeper`; `weight` says what else needs a model."""
         self._registry = registry
         self._keeper = keeper

@@ -47,8 +47,8 @@ class Router:
                 return first
         exchange = trip.exchange(choice.target, choice.arm)
         try:
-            with self._live.using(choice.target):
-                return exchange, await self._ask(trip.path, exchange)
+            with trip.side.using(choice.target):
+                return exchange, await self._ask(trip.side, trip.path, exchange)
         except Refusal as refusal:
             fallback = choice.fallback
             if (
@@ -60,14 +60,14 @@ class Router:
             trip.entry.fell_from = f"{choice.arm}: {refusal.logged}"
             self._live.meter.failed(trip.call.asked, choice.arm)
         exchange = trip.exchange(fallback, FALLBACK)
-        with self._live.using(fallback):
-            return exchange, await self._ask(trip.path, exchange)
+        with trip.side.using(fallback):
+            return exchange, await self._ask(trip.side, trip.path, exchange)
 
     async def _first(self, trip: Trip, cascade: Cascade) -> tuple[Exchange, bytes | None] | None:
         """The answer of the cascade's first model; None when it is not good enough."""
         trip.answered_by(cascade.first, CASCADE)
         draft = Draft(trip, cascade)
-        with self._live.using(cascade.first):
+        with trip.side.using(cascade.first):
             answer = await draft.ask(self._ask)
         if answer is None:
             draft.entry.end()

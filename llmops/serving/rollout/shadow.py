@@ -82,8 +82,8 @@ class Shadows:
         call = _alone(trip.call)
         exchange = Exchange(call, shadow.target, entry, [], _nowhere)
         try:
-            with self._live.using(shadow.target):
-                whole = await asyncio.wait_for(self._ask(trip.path, exchange), LONGEST_S)
+            with trip.side.using(shadow.target):
+                whole = await asyncio.wait_for(self._ask(trip.side, trip.path, exchange), LONGEST_S)
             entry.status = 200
             entry.end()
             if whole is not None and trip.over is not None:

@@ -9,13 +9,13 @@ from llmops.serving.exchange import Exchange, Tap
 from llmops.serving.http import Header, Send
 from llmops.serving.request_log import Entry
 from llmops.serving.requests import Call
-from llmops.serving.routes import Choice, RouteTable
+from llmops.serving.routes import Choice, RouteTable, Side
 from llmops.serving.target import Target
 
 
 @dataclass(frozen=True)
 class Trip:
-    """A checked request, the table it was routed by, and where its answer goes.
+    """A checked request, the side and the table of it that it was routed by, and where its answer goes.
 
     `entry` and `headers` are filled in on the way; the first `n_own` headers stay, whoever answers. `over` is set when
     the client has its answer, or never gets one; only a shadow waits for that, and without it there is none. `taps`
@@ -24,6 +24,7 @@ class Trip:
 
     path: str
     call: Call
+    side: Side
     table: RouteTable
     choice: Choice
     entry: Entry
