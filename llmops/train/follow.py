@@ -1,7 +1,7 @@
 """What the processes beside the first one do: take its plan, train with it, and leave. They write nothing.
 
-The first process alone reads the rows, so that all train on the very same ones; base and parent adapter are found by
-each machine for itself and compared by digest.
+The first process alone reads the rows, so that all train on the very same ones; base, parent adapter, teacher and
+rewards are found by each machine for itself and compared by digest.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from llmops.registry.adapters import Registry
 from llmops.registry.bases import resolve_base
 from llmops.schema import short
 from llmops.settings import Workspace
+from llmops.train.aids import Aids, find_aids
 from llmops.train.interrupt import listening
 from llmops.train.methods import TRAIN
-from llmops.train.parent import Parent
 from llmops.train.plan import Plan
 from llmops.train.ranks import from_first, join, place, require_processes, require_strategy
 from llmops.train.recipe import Overrides, Recipe, load_recipe
@@ -52,8 +52,8 @@ class Shared:
 
 
 def share(shared: Shared) -> None:
-    """Tell the other processes what the first is about to do."""
-    from_first(shared)
+    """Tell the other processes what the first is about to do; each finds a method's aids for itself."""
+    from_first(replace(shared, planned=replace(shared.planned, aids=Aids())))
 
 
 def follow(recipe_path: Path, workspace: Workspace, overrides: Overrides = ()) -> None:
@@ -61,7 +61,7 @@ def follow(recipe_path: Path, workspace: Workspace, overrides: Overrides = ()) -
 
     Raises:
         ConfigError, CouldNotRun: as `meet`.
-        InvalidEvidence: this machine's base is not the first one's, or the parent adapter was altered.
+        InvalidEvidence: this machine's base is not the first one's, or an adapter was altered.
         TrainingFailed: as in the first process.
     """
     from llmops.train.session import Session
@@ -69,7 +69,7 @@ def follow(recipe_path: Path, workspace: Workspace, overrides: Overrides = ()) -
 
     meet(load_recipe(recipe_path, overrides), recipe_path)
     shared: Shared = from_first(None)
-    planned = _at_home(shared.planned, workspace)
+    planned = _at_home(shared.planned, workspace, recipe_path)
     recipe = planned.recipe
     with listening() as stop:
         session: Session[Any] = Session(
@@ -85,15 +85,15 @@ def follow(recipe_path: Path, workspace: Workspace, overrides: Overrides = ()) -
         TRAIN[recipe.method.kind](recipe, session, lambda *_: None)
 
 
-def _at_home(planned: Plan, workspace: Workspace) -> Plan:
-    """The plan with this machine's own folders in it."""
+def _at_home(planned: Plan, workspace: Workspace, recipe_path: Path) -> Plan:
+    """The plan with this machine's own folders in it, and with its aids."""
     base = resolve_base(planned.base.ref)
     if base.digest != planned.base.digest:
         raise InvalidEvidence(
             f"process {place().rank}: base model {base.ref} is {short(base.digest)} here and "
             f"{short(planned.base.digest)} in the first process; fetch the same files"
         )
-    if planned.parent is None:
-        return replace(planned, base=base)
-    record = planned.parent.record
-    return replace(planned, base=base, parent=Parent(record, Registry.of(workspace).verify(record)))
+    registry = Registry.of(workspace)
+    _, aids = find_aids(planned.recipe, base, registry, recipe_path)
+    parent = planned.parent and replace(planned.parent, folder=registry.verify(planned.parent.record))
+    return replace(planned, base=base, parent=parent, aids=aids)

@@ -21,7 +21,7 @@ from llmops.schema import JsonDict
 from llmops.train.early import Lowest
 from llmops.train.interrupt import Stop
 from llmops.train.loop import IGNORED
-from llmops.train.ranks import any_of_all, place, wait_for_all
+from llmops.train.ranks import any_of_all, from_first, place, wait_for_all
 from llmops.train.recipe.control import Checkpoints, EarlyStopping
 
 EVERY_S = 600.0  # between checkpoints of a recipe that names no number of steps
@@ -152,7 +152,7 @@ class StepControl(TrainerCallback):  # type: ignore[misc]
     def _look(self, lowest: Lowest, step: int) -> None:
         if self.held_out is None:
             raise TypeError("early stopping: this method of training has no held-out loss to look at")
-        loss = self.held_out()
+        loss = from_first(self.held_out())  # a reward may differ from call to call, and all must end together
         self._figures["held_out_loss"] = loss
         lowest.look(step, loss, self.model)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from llmops.registry.adapters import Registry
 from llmops.train.methods.grpo import build_trainer, prompt_order, train_adapter, trainer_settings
 from llmops.train.model import load_base
 from llmops.train.rewards import RewardModel
+from llmops.train.sampling import Draw, answer_ids, answer_seed
 from tests.train.judging import AllFigures, ignore, set_up_rows, weights
 from tests.train.support import PAIRS, Bench
 
@@ -68,7 +70,7 @@ def _set_up(bench: Bench, method: dict[str, Any], parent: Path | None = None, **
 
 @pytest.mark.parametrize(("loss", "beta"), [pytest.param("dapo", 0.0, marks=pytest.mark.walk), ("grpo", 0.1)])
 def test_steps_equal_trls_own_trainer(bench: Bench, tiny_adapter: Path, loss: str, beta: float) -> None:
-    """TRL's trainer, untouched, encodes the rendered prompts itself and samples from the same random numbers."""
+    """TRL's trainer encodes the rendered prompts itself; what it samples is drawn as ours, all else is its own."""
     method = _method("vowels", "brief", loss=loss, beta=beta, temperature=0.9)
     method["rewards"][1]["weight"] = 0.5
     recipe, session, order = _set_up(
@@ -99,6 +101,15 @@ def test_steps_equal_trls_own_trainer(bench: Bench, tiny_adapter: Path, loss: st
         processing_class=tokenizer,
         callbacks=[seen],
     )
+    steps = itertools.count()
+
+    def drawn(prompt_ids: list[list[int]], *_: Any) -> tuple[list[list[int]], None]:
+        """Two prompts a step, four answers each; in this test nothing else is asked of the plain trainer."""
+        before = 2 * next(steps)
+        seeds = [answer_seed(recipe.seed, before + i // 4, i % 4) for i in range(8)]
+        return answer_ids(plain.model, prompt_ids, ours.limits, Draw(seeds, temperature=0.9)), None
+
+    plain._generate_single_turn = drawn
     for trainer in (ours, plain):
         set_seed(recipe.seed)  # as each has it when it alone was built
         trainer.train()

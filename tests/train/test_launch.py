@@ -61,12 +61,11 @@ def test_two_processes_make_the_adapter_that_one_makes(bench: Bench, runner: str
     if runner == "ray":
         pytest.importorskip("ray")
     one, two = _pair(bench, runner=runner)
-    for recipe in (one, two):
-        done = _llmops(bench, "finetune", recipe)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith("adapter  tiny-sft@")
-    first, second = _adapters(bench)
-    assert first == second
+    alone = finetune(bench.root / one, bench.workspace)
+    done = _llmops(bench, "finetune", two)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("adapter  tiny-sft@")
+    assert _adapters(bench) == [alone.adapter, alone.adapter]
 
 
 @pytest.mark.walk
@@ -75,14 +74,44 @@ def test_two_processes_learn_preferences_as_one_does(bench: Bench) -> None:
     common: dict[str, Any] = {"continue_from": None, "lora": {"r": 8, "alpha": 16}, "n_steps": 3}
     bench.dpo_recipe("one.yaml", batch={"per_device": 2, "accumulation": 2}, **common)
     bench.dpo_recipe("two.yaml", batch={"per_device": 2}, launch={"processes": 2}, **common)
-    figures = []
-    for recipe in ("one.yaml", "two.yaml"):
-        done = _llmops(bench, "finetune", recipe)
-        assert done.returncode == 0, done.stderr
-        registry = Registry.of(bench.workspace)
-        figures.append(registry.lineage(registry.adapter("tiny-dpo")).metrics)
-    assert figures[1]["train_loss"] == pytest.approx(figures[0]["train_loss"], rel=1e-5)
-    assert figures[1]["effect_nats"] == pytest.approx(figures[0]["effect_nats"], rel=1e-3)
+    one, two = _figures(bench, "tiny-dpo")
+    assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-5)
+    assert two["effect_nats"] == pytest.approx(one["effect_nats"], rel=1e-3)
+
+
+def _figures(bench: Bench, name: str) -> list[dict[str, float]]:
+    """Of the adapter that one.yaml makes in this process, and of the one that two.yaml makes in two."""
+    registry = Registry.of(bench.workspace)
+    alone = registry.lineage(finetune(bench.root / "one.yaml", bench.workspace)).metrics
+    done = _llmops(bench, "finetune", "two.yaml")
+    assert done.returncode == 0, done.stderr
+    return [alone, registry.lineage(registry.adapter(name)).metrics]
+
+
+REWARDS = """
+def vowels(prompt, completion, reference):
+    return sum(letter in "aeiou" for letter in completion) / 16
+"""
+
+
+@pytest.mark.walk
+def test_two_processes_sample_and_learn_as_one_does(bench: Bench) -> None:
+    """Two answers a process and four to a prompt: no group of answers lies in one process alone."""
+    bench.rows(ROWS)
+    (bench.root / "rewards.py").write_text(REWARDS)
+    method = {"kind": "grpo", "n_answers": 4, "max_answer_tokens": 12}
+    method["rewards"] = [{"kind": "python", "function": "rewards.py::vowels"}]
+    common: dict[str, Any] = {"method": method, "n_steps": 4, "learning_rate": 1e-2, "held_out_frac": 0.2}
+    bench.recipe("one.yaml", batch={"per_device": 2, "accumulation": 4}, **common)
+    bench.recipe("two.yaml", batch={"per_device": 2, "accumulation": 2}, launch={"processes": 2}, **common)
+    one, two = _figures(bench, "tiny-sft")
+    assert one["n_tokens"] == two["n_tokens"]
+    assert one["train_answer_tokens"] == two["train_answer_tokens"]
+    assert two["train_reward"] == pytest.approx(one["train_reward"], rel=1e-6)
+    assert two["held_out_reward"] == pytest.approx(one["held_out_reward"], rel=1e-6)
+    assert one["held_out_reward"] != one["held_out_reward_start"]
+    assert two["train_loss"] == pytest.approx(one["train_loss"], abs=1e-5)
+    assert two["effect_nats"] == pytest.approx(one["effect_nats"], rel=1e-3)
 
 
 @pytest.mark.walk

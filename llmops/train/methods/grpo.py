@@ -1,8 +1,8 @@
 """Group relative policy optimization of a LoRA adapter: from encoded prompts and rewards to a PEFT folder and figures.
 
-Sampling, advantages and loss are TRL's own. Prompts come encoded, log-probabilities are taken at the answers' positions
-alone, and a step's answers are sampled from the weights that the step updates. They follow from the seed and the state
-of torch's random numbers, which a checkpoint keeps.
+Advantages and loss are TRL's own. Prompts come encoded, log-probabilities are taken at the answers' positions alone,
+and a step's answers are sampled from the weights that the step updates. What is drawn for an answer follows from the
+recipe's seed, the prompt's place in the run and the number of the answer: any number of processes samples the same.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft.helpers import disable_input_dtype_casting
-from transformers import GenerationConfig, PrinterCallback
+from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
-from trl.models.utils import disable_gradient_checkpointing
 
 from llmops.train.loop import IGNORED, OnStep, StepReporter, label_logits, label_positions
 from llmops.train.model import adapter_config, load_base
 from llmops.train.order import n_steps_of, training_order
 from llmops.train.prompts import Asked
 from llmops.train.recipe import Batch, Grpo, Recipe
+from llmops.train.sampling import Draw, Limits, answer_ids, answer_seed
 from llmops.train.scorers import Answer, Scorer
 from llmops.train.session import (
     N_LAST,
@@ -52,20 +52,29 @@ REFERENCE = "ref"  # what TRL calls the second adapter that is the reference, wh
 class AskingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     """TRL's GRPO trainer over encoded prompts, whose output layer runs on the answers' positions alone.
 
-    A row of its dataset is a number, of the prompt in `asked`. TRL 1.16 scores every position on a CPU; the numbers are
-    the same.
+    A row of its dataset is a place in `asked`, the prompts of the whole run in their order. TRL 1.16 scores every
+    position on a CPU; the numbers are the same.
     """
 
     asked: Sequence[Asked]
+    limits: Limits
+    seeds: Sequence[int] = ()  # of the answers that are about to be sampled
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
-        """The token ids that the prompt contract gave."""
-        return [list(self.asked[int(number)].prompt_ids) for number in prompts], None, {}
+        """The token ids that the prompt contract gave; notes what each answer is drawn by."""
+        before = self.accelerator.process_index * len(prompts)  # rows of the step that other processes answer
+        self.seeds = [
+            answer_seed(self.args.seed, int(place), (before + i) % self.num_generations)
+            for i, place in enumerate(prompts)
+        ]
+        return [list(self.asked[int(place)].prompt_ids) for place in prompts], None, {}
 
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        """Sample in the recipe's arithmetic; TRL samples outside of autocast."""
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any) -> tuple[list[list[int]], None]:
+        """Sample an answer to each prompt, in the recipe's arithmetic."""
+        draw = Draw(self.seeds, self.args.temperature, self.args.top_p)
+        model = self.accelerator.unwrap_model(self.model)
         with self.accelerator.autocast():
-            return super()._generate_single_turn(*args, **kwargs)
+            return answer_ids(model, prompt_ids, self.limits, draw), None
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -170,18 +179,21 @@ def build_trainer(
     recipe: Recipe, session: Session[Asked], order: Sequence[int], on_step: OnStep
 ) -> AskingGRPOTrainer:
     """The trainer over the prompts in the given order."""
-    asked = session.examples.train
+    asked = [session.examples.train[i] for i in order]
+    tokenizer = tokenizer_with_padding(session.base)
     trainer = AskingGRPOTrainer(
         model=load_base(session.base, recipe, session.device),
         reward_funcs=[_as_trl_calls_it(scorer, asked) for scorer in session.aids.scorers],
         args=trainer_settings(recipe, session, len(order)),
-        train_dataset=Dataset.from_dict({"prompt": [str(i) for i in order]}),
-        processing_class=tokenizer_with_padding(session.base),
+        train_dataset=Dataset.from_dict({"prompt": [str(place) for place in range(len(asked))]}),
+        processing_class=tokenizer,
         peft_config=adapter_config(recipe.lora, session.parent),
         callbacks=[StepReporter(on_step)],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.asked = asked
+    ends, pad = trainer.eos_token_ids, tokenizer.pad_token_id
+    trainer.limits = Limits(_method(recipe).max_answer_tokens, ends, pad)
     set_first_weights(trainer.model, session.parent)
     if session.parent is not None and _method(recipe).beta:
         _keep_reference(trainer.model)
@@ -199,7 +211,7 @@ def _keep_reference(model: Any) -> None:
 
 
 def _as_trl_calls_it(scorer: Scorer, asked: Sequence[Asked]) -> Callable[..., list[float]]:
-    """A scorer with the arguments that TRL gives: numbers of prompts, texts, and token ids."""
+    """A scorer with the arguments that TRL gives: places of prompts, texts, and token ids."""
 
     def rewards(
         prompts: list[str], completions: list[str], completion_ids: list[list[int]], **_: Any
@@ -267,21 +279,9 @@ def mean_reward(
 
 
 def _likeliest(trainer: AskingGRPOTrainer, recipe: Recipe, prompts: Sequence[Asked]) -> Iterator[Answer]:
-    tokenizer, model = trainer.processing_class, without_dropout(trainer.model)
-    width, pad = max(prompt.n_tokens for prompt in prompts), tokenizer.pad_token_id
-    rows = [[pad] * (width - prompt.n_tokens) + list(prompt.prompt_ids) for prompt in prompts]
-    masks = [[0] * (width - prompt.n_tokens) + [1] * prompt.n_tokens for prompt in prompts]
-    device = next(model.parameters()).device
-    ends = trainer.eos_token_ids
-    settings = GenerationConfig(
-        max_new_tokens=_method(recipe).max_answer_tokens, do_sample=False, pad_token_id=pad, eos_token_id=ends
-    )
-    with torch.no_grad(), precision(recipe, device.type), disable_gradient_checkpointing(model, None):
-        found = model.generate(
-            input_ids=torch.tensor(rows, device=device),
-            attention_mask=torch.tensor(masks, device=device),
-            generation_config=settings,
-        )
-    for prompt, ids in zip(prompts, found[:, width:].tolist(), strict=True):
-        end = next((i + 1 for i, token in enumerate(ids) if token in ends), len(ids))
-        yield Answer(prompt, tokenizer.decode(ids[:end], skip_special_tokens=True), tuple(ids[:end]))
+    model = without_dropout(trainer.model)
+    with precision(recipe, next(model.parameters()).device.type):
+        found = answer_ids(model, [prompt.prompt_ids for prompt in prompts], trainer.limits)
+    for prompt, ids in zip(prompts, found, strict=True):
+        text = trainer.processing_class.decode(ids, skip_special_tokens=True)
+        yield Answer(prompt, text, tuple(ids))

@@ -198,8 +198,8 @@ class Recipe(Optimizing):
     @field_validator("launch")
     @classmethod
     def _fits_processes(cls, value: Launch, info: ValidationInfo) -> Launch:
-        if isinstance(info.data.get("method"), Grpo) and value.processes > 1:
-            raise ValueError("grpo samples and trains in one process; leave launch out")
+        if isinstance(info.data.get("method"), Grpo) and value.strategy == "fsdp":
+            raise ValueError("grpo samples from a model that is whole; set strategy: ddp")
         return value
 
     @property
@@ -229,10 +229,10 @@ class Recipe(Optimizing):
             raise ValueError("continue_from: a reward model begins with the base; leave it out")
         if isinstance(self.method, Kto) and self.batch.per_device < 2:
             raise ValueError("batch.per_device: kto compares the answers of one pass; give 2 or more")
-        if isinstance(self.method, Grpo) and self.batch.n_rows % self.method.n_answers:
+        if isinstance(self.method, Grpo) and self.step_batch.n_rows % self.method.n_answers:
             raise ValueError(
-                f"batch: a step of {self.batch.n_rows} answers (per_device * accumulation) is no whole number of "
-                f"groups of {self.method.n_answers} answers (method.n_answers); change one of them"
+                f"batch: a step of {self.step_batch.n_rows} answers (per_device * accumulation * launch.processes) is "
+                f"no whole number of groups of {self.method.n_answers} answers (method.n_answers); change one of them"
             )
         return self
 

@@ -189,9 +189,9 @@ class Grpo(Settings):
     """Group relative policy optimization (Shao 2024, arXiv:2402.03300): answers are sampled and rewarded, and gain as
     far as they are better than the other answers to their prompt.
 
-    A step samples `batch.per_device * batch.accumulation` answers, `n_answers` to each of its prompts, and takes one
-    update from them, so that no answer is older than the weights. The rows' prompts are asked; their answers are what
-    reward functions may compare with.
+    A step samples `batch.per_device * batch.accumulation * launch.processes` answers, `n_answers` to each of its
+    prompts, and takes one update from them, so that no answer is older than the weights. The rows' prompts are asked;
+    their answers are what reward functions may compare with.
     """
 
     learns_from: ClassVar[tuple[LearnsFrom, ...]] = ("conversations",)
