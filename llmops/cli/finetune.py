@@ -12,7 +12,7 @@ import typer
 from llmops.cli.output import as_json, progress
 from llmops.errors import EXIT_BAD_REQUEST, BadRequest
 from llmops.ledger import Event
-from llmops.records import AdapterRecord, DatasetSnapshot, PreferenceSnapshot
+from llmops.records import AdapterRecord, DatasetSnapshot, Lineage, PreferenceSnapshot
 from llmops.registry.adapters import Registry
 from llmops.schema import short
 from llmops.settings import Workspace, find_workspace
@@ -23,35 +23,41 @@ if TYPE_CHECKING:
 PROVABLE_NATS = 0.1  # twice what rounding to bfloat16 alone changes; see llmops/engines/proof.py
 
 
+RecipeFile = Annotated[
+    Path | None, typer.Argument(help="A recipe such as recipes/docstrings-sft.yaml.", show_default=False)
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the newest unfinished run, of RECIPE if it is given.")
+]
+RunId = Annotated[
+    str | None, typer.Option(help="With --resume: the run to go on with, or the beginning of its id.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Replace a setting of the recipe: NAME=VALUE, such as lora.r=8."),
+]
+Check = Annotated[
+    bool,
+    typer.Option(
+        "--check", help="Only say, without loading weights, whether the recipe would train; else exit 2."
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only print the resolved recipe, and what each process would run.")
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the adapter's record and lineage, or what --check found.")
+]
+
+
 def finetune(
-    recipe: Annotated[
-        Path | None,
-        typer.Argument(help="A recipe such as recipes/docstrings-sft.yaml.", show_default=False),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on with the newest unfinished run, of RECIPE if it is given."),
-    ] = False,
-    run: Annotated[
-        str | None, typer.Option(help="With --resume: the run to go on with, or the beginning of its id.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Replace a setting of the recipe: NAME=VALUE, such as lora.r=8."),
-    ] = None,
-    check: Annotated[
-        bool,
-        typer.Option(
-            "--check", help="Only say, without loading weights, whether the recipe would train; else exit 2."
-        ),
-    ] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Only print the resolved recipe, and what each process would run."),
-    ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print the adapter's record and lineage, or what --check found.")
-    ] = False,
+    recipe: RecipeFile = None,
+    resume: Resume = False,
+    run: RunId = None,
+    settings: Set = None,
+    check: Check = False,
+    dry_run: DryRun = False,
+    json: Json = False,
 ) -> None:
     """Train the LoRA adapter a recipe describes and register it under its digest."""
     if recipe is None and not resume:
@@ -174,6 +180,12 @@ def print_adapter(registry: Registry, record: AdapterRecord, json: bool) -> None
         )
     for folder in stored_merges(registry, record):
         typer.echo(f"merged   {folder}: a base model; serve it, or train on it")
+    _print_origins(registry, lineage)
+    typer.echo(f"digest   {record.adapter}")
+
+
+def _print_origins(registry: Registry, lineage: Lineage) -> None:
+    """Print what an adapter was made from: parent, data, code."""
     if lineage.continues:
         typer.echo(
             f"parent   {registry.adapter(lineage.continues).model_name}, whose weights training began with"
@@ -191,7 +203,6 @@ def print_adapter(registry: Registry, record: AdapterRecord, json: bool) -> None
         " with uncommitted changes" if lineage.git_diff_sha256 else ""
     )
     typer.echo(f"code     {code}")
-    typer.echo(f"digest   {record.adapter}")
 
 
 def stored_merges(registry: Registry, record: AdapterRecord) -> list[Path]:

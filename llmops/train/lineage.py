@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 from dataclasses import dataclass
-from importlib.metadata import distributions
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 MAX_UNTRACKED_BYTES = 1 << 20
@@ -86,8 +86,16 @@ def _names_a_secret(path: Path) -> bool:
 
 def installed_packages() -> dict[str, str]:
     """Every installed distribution and its version."""
-    found = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"]}
+    found = dict(filter(None, map(_name_and_version, distributions())))
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+def _name_and_version(one: Distribution) -> tuple[str, str] | None:
+    """Read from the head of its metadata alone: parsing descriptions too takes twenty times as long."""
+    text = one.read_text("METADATA") or one.read_text("PKG-INFO") or ""
+    lines = [line.partition(": ") for line in text.partition("\n\n")[0].splitlines()]
+    fields = {name: value.strip() for name, _, value in reversed(lines)}
+    return (fields["Name"], fields["Version"]) if fields.get("Name") and "Version" in fields else None
 
 
 def hardware(device: str) -> dict[str, str]:

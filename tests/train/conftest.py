@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,13 @@ import torch
 
 from llmops.settings import Workspace
 from tests.train.support import Bench
+
+
+@pytest.fixture(scope="session", autouse=True)
+def frozen_libraries() -> None:
+    """What collecting the tests has loaded is left out of garbage collection, which every run does twice in full."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -88,4 +89,5 @@ def test_installed_packages_are_named_with_versions() -> None:
 
     found = installed_packages()
     assert found["torch"] == torch.__version__
+    assert found == {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"]}
     assert list(found) == sorted(found, key=str.lower)

@@ -82,6 +82,7 @@ print(n, len(source.dropped), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 """
 
 
+@pytest.mark.walk
 def test_reading_and_freezing_takes_no_more_memory_for_more_rows(bench: Bench) -> None:
     """64 MB of rows in a child that may have 200 MB of data in all, of which its libraries take most."""
     line = json.dumps({"prompt": "p" * 4000 + "%d", "completion": "c" * 4000})

@@ -95,7 +95,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
 
 
 def trace_passes(subject: Subject, n_layers: int, passes: Sequence[Pass]) -> Trace:
-    """The trace of a run that takes `passes` one after the other, each a step, with so many of the model's layers.
+    """The trace of steps behind the first, one for each of `passes` that differs, with so many of the model's layers.
 
     Gradients and AdamW's two states a trainable parameter are in it; weights and the adapter itself are not.
     """
@@ -103,14 +103,14 @@ def trace_passes(subject: Subject, n_layers: int, passes: Sequence[Pass]) -> Tra
     with FakeTensorMode(allow_non_fake_inputs=True):
         held = _give_contents(model, subject)
         trained = [p for p in model.parameters() if p.requires_grad]
-        recorder, states = Recorder(held), list[torch.Tensor]()
-        for one in passes:
+        recorder = Recorder(held)
+        with recorder:
+            states = [torch.empty_like(p, requires_grad=False) for p in trained for _ in range(2)]
+        for one in dict.fromkeys(passes):
             _take(model, subject, one, recorder)
-            with recorder:
-                if not states:
-                    states = [torch.empty_like(p, requires_grad=False) for p in trained for _ in range(2)]
             for parameter in trained:
                 parameter.grad = None
+        del states
     return recorder.trace
 
 
