@@ -1,12 +1,16 @@
-"""The embedded engine as a real child process; its oracle is the `generate` of transformers."""
+"""The embedded engine, whole and over HTTP: a child where processes are the claim, else a thread of this process,
+which has torch already. Its oracle is the `generate` of transformers."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,10 +23,9 @@ BASE_NAME = "base@0123456789ab"
 
 
 @dataclass(frozen=True)
-class Child:
+class Running:
     """A running engine."""
 
-    process: subprocess.Popen[str]
     url: str
 
     def post(self, path: str, body: Any) -> httpx.Response:
@@ -51,6 +54,13 @@ class Child:
             time.sleep(0.01)
 
 
+@dataclass(frozen=True)
+class Child(Running):
+    """A running engine that is a process of its own."""
+
+    process: subprocess.Popen[str]
+
+
 def command(model: Path, options: Sequence[str] = ()) -> list[str]:
     line = [sys.executable, "-m", "llmops.engines.embedded", "--model", str(model)]
     return [*line, "--served-model-name", BASE_NAME, "--dtype", "float32", "--threads", "1", *options]
@@ -65,10 +75,49 @@ def running(model: Path, options: Sequence[str] = ()) -> Iterator[Child]:
     try:
         line = process.stdout.readline()
         assert "http://" in line, f"the engine said {line!r} and exited with {process.wait()}"
-        yield Child(process, line.split()[-1])
+        yield Child(line.split()[-1], process)
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def running_here(model: Path, options: Sequence[str] = ()) -> Iterator[Running]:
+    """The same engine in a thread of this process: all but the signals that end it."""
+    from llmops.engines.embedded.__main__ import load_model, make_parser, reserve, serve
+
+    args = make_parser().parse_args(command(model, options)[3:])
+    listener = reserve(args.host, args.port)
+    loaded = load_model(args)
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def work() -> None:
+        stop = asyncio.Event()
+        started.set_result((asyncio.get_running_loop(), stop))
+        await serve(loaded, listener, args, stop)
+
+    thread = threading.Thread(target=lambda: asyncio.run(work()))
+    thread.start()
+    loop, stop = started.result(30)
+    try:
+        host, port = listener.getsockname()[:2]
+        wait_until_it_listens(host, port)
+        yield Running(f"http://{host}:{port}")
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(60)
+
+
+def wait_until_it_listens(host: str, port: int, within_s: float = 60) -> None:
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            httpx.get(f"http://{host}:{port}/health", timeout=30).raise_for_status()
+        except httpx.TransportError:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        else:
+            return
 
 
 @lru_cache(maxsize=8)

@@ -12,20 +12,20 @@ from aiohttp import web
 
 from llmops.engines.client import EngineClient
 from llmops.errors import BadRequest, EngineFailed
-from tests.engines.embedded_child import BASE_NAME, Child, running
+from tests.engines.embedded_child import BASE_NAME, Running, running_here
 from tests.engines.scoring import teacher_forced
 
 TEXTS = ((104, 101, 108, 108, 111), (119, 111, 114, 108, 100, 33, 33), (97, 98))
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_model: Path) -> Iterator[Child]:
-    with running(tiny_model, ["--max-loras", "2"]) as child:
-        yield child
+def engine(tiny_model: Path) -> Iterator[Running]:
+    with running_here(tiny_model, ["--max-loras", "2"]) as engine:
+        yield engine
 
 
 @pytest.fixture
-async def client(engine: Child) -> AsyncIterator[EngineClient]:
+async def client(engine: Running) -> AsyncIterator[EngineClient]:
     async with EngineClient(engine.url) as client:
         yield client
 

@@ -16,12 +16,12 @@ import pytest
 
 from tests.engines.embedded_child import (
     BASE_NAME,
-    Child,
+    Running,
     chat_ids,
     generated,
     oracle,
     prompt_logprobs,
-    running,
+    running_here,
 )
 from tests.tiny import build_tiny_adapter, build_tiny_model
 
@@ -52,14 +52,14 @@ def adapters(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 @pytest.fixture(scope="module")
-def engine(model: Path, adapters: dict[str, Path | None]) -> Iterator[Child]:
-    with running(
+def engine(model: Path, adapters: dict[str, Path | None]) -> Iterator[Running]:
+    with running_here(
         model, ["--max-num-seqs", str(N_PLACES), "--max-loras", "3", "--max-waiting", "40"]
-    ) as child:
+    ) as engine:
         for name, path in adapters.items():
             if path is not None:
-                assert child.load(name, path).status_code == 200
-        yield child
+                assert engine.load(name, path).status_code == 200
+        yield engine
 
 
 def expected(model: Path, adapter: Path | None, prompt: str, n_tokens: int) -> dict[str, Any]:
@@ -68,12 +68,12 @@ def expected(model: Path, adapter: Path | None, prompt: str, n_tokens: int) -> d
     return {"ids": ids, "text": tokenizer.decode(ids, skip_special_tokens=True)}
 
 
-def answered(engine: Child, name: str, prompt: str, n_tokens: int) -> dict[str, Any]:
+def answered(engine: Running, name: str, prompt: str, n_tokens: int) -> dict[str, Any]:
     choice = engine.chat(prompt, model=name, max_tokens=n_tokens, return_token_ids=True)["choices"][0]
     return {"ids": choice["token_ids"], "text": choice["message"]["content"]}
 
 
-def streamed(engine: Child, name: str, prompt: str, n_tokens: int) -> dict[str, Any]:
+def streamed(engine: Running, name: str, prompt: str, n_tokens: int) -> dict[str, Any]:
     body = {"model": name, "messages": [{"role": "user", "content": prompt}], "max_tokens": n_tokens}
     body |= {"temperature": 0, "stream": True, "return_token_ids": True}
     text, ids = "", []
@@ -84,7 +84,7 @@ def streamed(engine: Child, name: str, prompt: str, n_tokens: int) -> dict[str, 
     return {"ids": ids, "text": text}
 
 
-def events(engine: Child, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+def events(engine: Running, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
     with httpx.stream("POST", engine.url + path, json=body, timeout=120) as response:
         assert response.status_code == 200
         lines = [line for line in response.iter_lines() if line]
@@ -232,7 +232,7 @@ ENDLESS = {"prompt": "Once", "max_tokens": 4000, "temperature": 0, "ignore_eos":
 class Client:
     """A client that can hang up: a bare socket with one request on it."""
 
-    def __init__(self, engine: Child, body: dict[str, Any]) -> None:
+    def __init__(self, engine: Running, body: dict[str, Any]) -> None:
         host, port = engine.url.removeprefix("http://").split(":")
         payload = json.dumps(body).encode()
         self.socket = socket.create_connection((host, int(port)), timeout=60)

@@ -12,7 +12,7 @@ import httpx
 import jsonschema
 import pytest
 
-from tests.engines.embedded_child import Child, running
+from tests.engines.embedded_child import Running, running_here
 from tests.tiny import CHAT_TEMPLATE, build_tiny_model, build_tokenizer
 
 WITH_TOOLS = (
@@ -36,23 +36,20 @@ SCHEMA: dict[str, Any] = {
 CALL = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
 
 
-pytestmark = pytest.mark.walk
-
-
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     root = tmp_path_factory.mktemp("forms")
     template = root / "template.jinja"
     template.write_text(WITH_TOOLS)
-    with running(build_tiny_model(root / "model"), ["--chat-template", str(template)]) as child:
-        yield child
+    with running_here(build_tiny_model(root / "model"), ["--chat-template", str(template)]) as engine:
+        yield engine
 
 
-def answered(engine: Child, **fields: Any) -> Any:
+def answered(engine: Running, **fields: Any) -> Any:
     return engine.chat("Say something.", max_tokens=200, **fields)["choices"][0]
 
 
-def streamed(engine: Child, **fields: Any) -> list[dict[str, Any]]:
+def streamed(engine: Running, **fields: Any) -> list[dict[str, Any]]:
     body = {
         "messages": [{"role": "user", "content": "Say something."}],
         "stream": True,
@@ -68,14 +65,14 @@ def streamed(engine: Child, **fields: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "sampling", [{"temperature": 0}, {"temperature": 1, "seed": 3}, {"temperature": 1, "seed": 4}]
 )
-def test_answer_follows_a_json_schema_and_ends(engine: Child, sampling: dict[str, Any]) -> None:
+def test_answer_follows_a_json_schema_and_ends(engine: Running, sampling: dict[str, Any]) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "grading", "schema": SCHEMA, "strict": True}}
     choice = answered(engine, response_format=form, **sampling)
     assert choice["finish_reason"] == "stop"
     jsonschema.validate(json.loads(choice["message"]["content"]), SCHEMA)
 
 
-def test_rows_of_one_batch_each_have_their_own_form(engine: Child) -> None:
+def test_rows_of_one_batch_each_have_their_own_form(engine: Running) -> None:
     form = {"structured_outputs": {"json": SCHEMA}, "n": 3, "temperature": 1, "seed": 1}
     choices = engine.chat("Say something.", max_tokens=200, **form)["choices"]
     texts = [choice["message"]["content"] for choice in choices]
@@ -84,14 +81,14 @@ def test_rows_of_one_batch_each_have_their_own_form(engine: Child) -> None:
         jsonschema.validate(json.loads(text), SCHEMA)
 
 
-def test_regular_expression_and_choice_are_followed(engine: Child) -> None:
+def test_regular_expression_and_choice_are_followed(engine: Running) -> None:
     text = answered(engine, structured_outputs={"regex": "[a-c]{3}-[0-9]+x"})["message"]["content"]
     assert re.fullmatch("[a-c]{3}-[0-9]+x", text)
     text = answered(engine, structured_outputs={"choice": ["yes", "no"]})["message"]["content"]
     assert text in ("yes", "no")
 
 
-def test_stream_of_a_form_equals_its_whole_answer(engine: Child) -> None:
+def test_stream_of_a_form_equals_its_whole_answer(engine: Running) -> None:
     form = {"response_format": {"type": "json_schema", "json_schema": {"name": "g", "schema": SCHEMA}}}
     pieces = [choice["delta"].get("content", "") for choice in streamed(engine, max_tokens=200, **form)]
     assert "".join(pieces) == answered(engine, **form)["message"]["content"]
@@ -115,13 +112,13 @@ def test_stream_of_a_form_equals_its_whole_answer(engine: Child) -> None:
         ({"structured_outputs": {"choice": []}}, "structured_outputs"),
     ],
 )
-def test_form_that_cannot_be_followed_is_refused(engine: Child, fields: dict[str, Any], param: str) -> None:
+def test_form_that_cannot_be_followed_is_refused(engine: Running, fields: dict[str, Any], param: str) -> None:
     body = {"messages": [{"role": "user", "content": "Hi"}], **fields}
     refused = engine.post("/v1/chat/completions", body)
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, param), refused.text
 
 
-def test_tools_and_their_answers_go_through_the_template(engine: Child) -> None:
+def test_tools_and_their_answers_go_through_the_template(engine: Running) -> None:
     called = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
     messages = [
         {"role": "user", "content": "Add."},
@@ -139,7 +136,7 @@ def test_tools_and_their_answers_go_through_the_template(engine: Child) -> None:
     assert "add: " in expected
 
 
-def test_tools_that_must_not_be_called_are_not_shown(engine: Child) -> None:
+def test_tools_that_must_not_be_called_are_not_shown(engine: Running) -> None:
     def n_prompt(**fields: Any) -> int:
         body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "temperature": 0, **fields}
         return int(engine.post("/v1/chat/completions", body).json()["usage"]["prompt_tokens"])
@@ -147,7 +144,7 @@ def test_tools_that_must_not_be_called_are_not_shown(engine: Child) -> None:
     assert n_prompt(tools=[ADD], tool_choice="none") == n_prompt() < n_prompt(tools=[ADD])
 
 
-def test_call_in_the_text_becomes_a_tool_call_whole_and_streamed(engine: Child) -> None:
+def test_call_in_the_text_becomes_a_tool_call_whole_and_streamed(engine: Running) -> None:
     form = {"tools": [ADD], "structured_outputs": {"choice": [f"Well.{CALL}"]}, "max_tokens": 120}
     choice = engine.chat("Add.", **form)["choices"][0]
     assert choice["finish_reason"] == "tool_calls"

@@ -13,7 +13,7 @@ import openai
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests.engines.embedded_child import BASE_NAME, Child, chat_ids, generated, oracle, running
+from tests.engines.embedded_child import BASE_NAME, Running, chat_ids, generated, oracle, running_here
 from tests.tiny import IM_END_ID, SYSTEM_PROMPT, build_tiny_adapter, build_tiny_model
 
 ONE = "one@111111111111"
@@ -30,13 +30,13 @@ def adapter(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def engine(model: Path, adapter: Path) -> Iterator[Child]:
-    with running(model, ["--max-model-len", "256", "--max-loras", "3"]) as child:
-        assert child.load(ONE, adapter).text == f"Success: LoRA adapter '{ONE}' added successfully."
-        yield child
+def engine(model: Path, adapter: Path) -> Iterator[Running]:
+    with running_here(model, ["--max-model-len", "256", "--max-loras", "3"]) as engine:
+        assert engine.load(ONE, adapter).text == f"Success: LoRA adapter '{ONE}' added successfully."
+        yield engine
 
 
-def chunks(engine: Child, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+def chunks(engine: Running, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
     with httpx.stream("POST", engine.url + path, json=body, timeout=120) as response:
         assert response.status_code == 200
         assert response.headers["content-type"].startswith("text/event-stream")
@@ -208,11 +208,10 @@ def test_text_parts_are_joined_by_newlines_and_other_parts_refused(engine):
     assert refusal(engine.post("/v1/chat/completions", body), 400)["param"] == "messages"
 
 
-@pytest.mark.walk
 def test_the_served_chat_template_is_the_one_that_renders(engine, model, tmp_path):
     template = tmp_path / "template.jinja"
     template.write_text("{% for message in messages %}[{{ message['content'] }}]{% endfor %}=")
-    with running(model, ["--chat-template", str(template)]) as other:
+    with running_here(model, ["--chat-template", str(template)]) as other:
         answer = other.chat("Hi", max_tokens=10, return_token_ids=True)
     assert answer["usage"]["prompt_tokens"] == len("[Hi]=")
     assert answer["choices"][0]["token_ids"] == generated(model, None, list(b"[Hi]="), 10)
@@ -374,11 +373,10 @@ def test_renamed_key_prefixes_are_refused_with_the_keys_where_vllm_serves_the_ba
     assert "28 missing keys (base_model.model.model.layers.0." in error["message"]
 
 
-@pytest.mark.walk
 def test_the_first_adapter_refused_leaves_a_plain_model_that_takes_the_next(model, adapter, tmp_path):
     other_base = build_tiny_model(tmp_path / "wide", hidden=128)
     foreign = build_tiny_adapter(other_base, tmp_path / "foreign", seed=1)
-    with running(model) as fresh:
+    with running_here(model) as fresh:
         before = fresh.chat("Hi", max_tokens=16)["choices"]
         for path in (renamed(adapter, tmp_path / "renamed"), foreign):
             refusal(fresh.load("bad@000000000000", path), 400)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import socket
@@ -76,6 +77,11 @@ def test_a_context_over_the_models_positions_ends_with_5(model):
 
 def test_sigterm_lets_running_answers_finish_takes_no_new_ones_and_exits_0(model):
     with running(model) as engine, ThreadPoolExecutor(2) as pool:
+        mapped = Path(f"/proc/{engine.process.pid}/maps").read_text()
+        assert "/torch/" in mapped
+        assert not re.findall("/(scipy|sklearn|pandas|torchao|bitsandbytes)/", mapped), (
+            "no use for it, slow to load"
+        )
         body = {"prompt": "Once", "max_tokens": 400, "ignore_eos": True}
         whole = pool.submit(engine.post, "/v1/completions", body)
         stream = pool.submit(engine.post, "/v1/completions", body | {"stream": True})

@@ -13,7 +13,7 @@ from llmops.engines.client import EngineClient
 from llmops.engines.proof import MISSING_FRAC, NOISE_FRAC, ROUNDING_NATS, judge, prove, rounding_nats
 from llmops.errors import EngineFailed
 from llmops.records import EngineSignature, Probes
-from tests.engines.embedded_child import BASE_NAME, Child, running
+from tests.engines.embedded_child import BASE_NAME, Running, running_here
 from tests.engines.scoring import probes_of
 from tests.tiny import build_tiny_adapter
 
@@ -107,13 +107,13 @@ def test_the_rounding_allowed_follows_dtype_and_quantisation() -> None:
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_model: Path) -> Iterator[Child]:
-    with running(tiny_model, ["--max-loras", "4"]) as child:
-        yield child
+def engine(tiny_model: Path) -> Iterator[Running]:
+    with running_here(tiny_model, ["--max-loras", "4"]) as engine:
+        yield engine
 
 
 async def test_a_genuine_adapter_passes_and_an_idle_or_a_foreign_one_fails(
-    engine: Child, tiny_model: Path, tiny_adapter: Path, tmp_path: Path
+    engine: Running, tiny_model: Path, tiny_adapter: Path, tmp_path: Path
 ) -> None:
     probes = probes_of(tiny_model, tiny_adapter, TEXTS)
     idle = build_tiny_adapter(tiny_model, tmp_path / "idle", seed=1, scale=0.0)
@@ -135,7 +135,7 @@ async def test_a_genuine_adapter_passes_and_an_idle_or_a_foreign_one_fails(
 
 
 async def test_a_name_that_is_not_served_fails_and_a_dead_engine_is_no_verdict(
-    engine: Child, tiny_model: Path, tiny_adapter: Path
+    engine: Running, tiny_model: Path, tiny_adapter: Path
 ) -> None:
     probes = probes_of(tiny_model, tiny_adapter, TEXTS)
     async with EngineClient(engine.url) as client:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -32,6 +33,10 @@ DEFAULTS = {
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 """Environment of the child unless set otherwise; read by libraries when they are imported."""
+UNUSED = ("sklearn", "scipy")
+UNQUANTIZED = ("torchao", "bitsandbytes")
+"""transformers and peft import these wherever they are installed, which is two fifths of the time to start. Generation
+needs none of them, save for the latter two where the weights are quantised."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -66,16 +71,17 @@ def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     os.environ.update({name: os.environ.get(name, value) for name, value in DEFAULTS.items()})
     try:
-        listener = _reserve(args.host, args.port)
-        model = _load_model(args)
-        asyncio.run(_serve(model, listener, args))
+        listener = reserve(args.host, args.port)
+        _check_folder(args)
+        _hide_unused(args.model)
+        asyncio.run(_serve_until_told(load_model(args), listener, args))
     except LlmopsError as error:
         print(f"engine: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     return 0
 
 
-def _reserve(host: str, port: int) -> socket.socket:
+def reserve(host: str, port: int) -> socket.socket:
     """Bind before the slow part; raises EngineFailed for a taken port and BadRequest for an open address."""
     if host not in LOOPBACK:
         raise BadRequest(
@@ -92,13 +98,17 @@ def _reserve(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _load_model(args: argparse.Namespace) -> LanguageModel:
+def _check_folder(args: argparse.Namespace) -> None:
     if not (args.model / "config.json").is_file():
         raise EngineFailed(
             f"--model {args.model}: no config.json there; give a folder written by save_pretrained"
         )
     if args.chat_template is not None and not args.chat_template.is_file():
         raise EngineFailed(f"--chat-template {args.chat_template}: no such file")
+
+
+def load_model(args: argparse.Namespace) -> LanguageModel:
+    """Load the weights as the command line says; raises EngineFailed where they cannot be loaded."""
     import torch
 
     from llmops.engines.embedded.model import LanguageModel, ModelSpec
@@ -120,7 +130,30 @@ def _load_model(args: argparse.Namespace) -> LanguageModel:
     )
 
 
-async def _serve(model: LanguageModel, listener: socket.socket, args: argparse.Namespace) -> None:
+def _hide_unused(model: Path) -> None:
+    """Let no library find in this process what only quantised weights need, and what nothing here needs."""
+    try:
+        quantized = "quantization_config" in json.loads((model / "config.json").read_text(encoding="utf-8"))
+    except ValueError:  # said by whoever loads it
+        quantized = False
+    for name in UNUSED if quantized else (*UNUSED, *UNQUANTIZED):
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
+
+
+async def _serve_until_told(model: LanguageModel, listener: socket.socket, args: argparse.Namespace) -> None:
+    stop = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    await serve(model, listener, args, stop)
+
+
+async def serve(
+    model: LanguageModel, listener: socket.socket, args: argparse.Namespace, stop: asyncio.Event
+) -> None:
+    """Answer on `listener` until `stop` is set and what runs by then has ended or run out of its time.
+
+    Raises EngineFailed where the address cannot be listened on.
+    """
     from aiohttp import web
 
     from llmops.engines.embedded.batcher import Batcher, Limits
@@ -135,9 +168,6 @@ async def _serve(model: LanguageModel, listener: socket.socket, args: argparse.N
     runner = web.AppRunner(
         server.app(), handler_cancellation=True, access_log=None, shutdown_timeout=args.shutdown_timeout
     )
-    stop = asyncio.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop.set)
     batcher.start()
     await runner.setup()
     try:
