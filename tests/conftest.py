@@ -3,6 +3,7 @@ test would otherwise do again (the tree of commands, the tables of a fresh datab
 
 from __future__ import annotations
 
+import collections
 import functools
 import os
 from pathlib import Path
@@ -29,6 +30,22 @@ def pytest_configure(config: pytest.Config) -> None:
     """The slow tier looks for new examples; every other one asks the same of a change, run after run."""
     if config.getoption("markexpr") != "slow":
         hypothesis.settings.load_profile("repeatable")
+    if _is_default_tier(config) and hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = (
+            False  # xdist would begin with the files of many, and so of quick, tests
+        )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Files of few tests first: they are the long ones, and no worker should come upon one once the others are done."""
+    if _is_default_tier(config):
+        n_tests = collections.Counter(item.path for item in items)
+        items.sort(key=lambda item: n_tests[item.path])
+
+
+def _is_default_tier(config: pytest.Config) -> bool:
+    return "not walk" in config.getoption("markexpr")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from llmops.serving.lock import serve_lock
+from llmops.settings import find_workspace
 from tests.loop import DATA, GATE, PROFILE, RECIPE, SUITE, Done, Loop
 from tests.tiny import build_tiny_model
 
@@ -117,24 +119,20 @@ def test_dataset_that_was_never_built_is_named_with_the_command(loop: Loop) -> N
     _one_line(loop.llmops("finetune", "recipe.yaml", check=False), 2, "docs", "llmops data build")
 
 
-def test_port_in_use_is_named_before_anything_heavy(loop: Loop) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        done = loop.child("serve", "serve.yaml", "--port", str(port), check=False, timeout_s=60)
-    _one_line(done, 5, rf"port {port}\b")
-
-
-def test_engine_that_dies_at_start_is_reported_and_leaves_no_lock(loop: Loop, tmp_path: Path) -> None:
-    broken = tmp_path / "broken"
-    build_tiny_model(broken)
-    (broken / "model.safetensors").write_bytes(b"not weights")
+@pytest.mark.walk
+def test_engine_that_dies_at_start_is_reported_and_leaves_nothing_behind(loop: Loop, tmp_path: Path) -> None:
+    broken = build_tiny_model(tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:1000])
     loop.write("serve.yaml", PROFILE, base=broken)
-    done = loop.child("serve", "serve.yaml", "--detach", check=False, timeout_s=120)
-    _one_line(done, 5, "engine")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    done = loop.child("serve", "serve.yaml", "--detach", "--port", str(port), check=False, timeout_s=120)
+    _one_line(done, 5, "engine transformers ended with code", r"engine\.log")
     assert not (loop.root / ".llmops/serve.json").exists()
     assert loop.llmops("stop").out.strip() == "nothing was serving"
+    with serve_lock(find_workspace(loop.root)), socket.socket() as again:
+        again.bind(("127.0.0.1", port))
 
 
 def test_eval_without_a_server_says_how_to_start_one(loop: Loop) -> None:

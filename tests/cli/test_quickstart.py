@@ -54,9 +54,11 @@ def test_quickstart_walks_all_steps_and_stops_its_endpoint_in_ci(loop: Loop) -> 
         urllib.request.urlopen(f"{url}/v1/models", timeout=5)
 
 
-def test_quickstart_ends_with_the_exit_code_of_the_step_that_failed(loop: Loop) -> None:
+def test_quickstart_ends_with_the_exit_code_of_the_step_that_failed(
+    loop: Loop, capfd: pytest.CaptureFixture[str]
+) -> None:
     (loop.root / "rows.jsonl").write_text("{broken\n")
-    done = loop.child("quickstart", *PATHS, "--gate", "gate.yaml", check=False)
+    done = loop.llmops("quickstart", *PATHS, "--gate", "gate.yaml", check=False)
     assert done.code == 2
-    assert "rows.jsonl:1" in done.err
+    assert "rows.jsonl:1" in capfd.readouterr().err  # a step is a process of its own
     assert "stopped at `llmops data build data.yaml` (exit 2)" in done.err
