@@ -91,7 +91,7 @@ def evaluate(
     outputs.require_usable()
     workspace = find_workspace()
     request = EvalRequest(
-        endpoint=_on(endpoint or endpoint_of(workspace), engine),
+        endpoint=endpoint_on(endpoint or endpoint_of(workspace), engine),
         adapters=tuple(adapter or ["latest"]),
         session=resume,
         concurrency=_concurrency(concurrency),
@@ -159,7 +159,7 @@ def lm_eval(
         raise BadRequest(f"--api: is {api!r}; use chat or completions")
     workspace = find_workspace()
     request = TaskRequest(
-        endpoint=_on(endpoint or endpoint_of(workspace), engine),
+        endpoint=endpoint_on(endpoint or endpoint_of(workspace), engine),
         tasks=tuple(name.strip() for name in tasks.split(",") if name.strip()),
         adapters=tuple(adapter or ["latest"]),
         include_path=include_path,
@@ -209,8 +209,12 @@ def endpoint_of(workspace: Workspace) -> str:
     return info.url
 
 
-def _on(endpoint: str, engine: str | None) -> str:
-    """The address of one of an endpoint's engines: of the one that serves, or of the second one."""
+def endpoint_on(endpoint: str, engine: str | None) -> str:
+    """The address of one of an endpoint's engines: of the one that serves (None), or of the second one (`green`).
+
+    Raises:
+        BadRequest: another engine is asked for.
+    """
     if engine is None:
         return endpoint
     if engine != "green":

@@ -18,7 +18,8 @@ from llmops.registry.adapters import Registry
 from llmops.registry.bases import resolve_base
 from llmops.registry.names import NameState
 from llmops.schema import short
-from llmops.serving.engine_desk import EngineDesk, Room
+from llmops.serving.engine_desk import EngineDesk
+from llmops.serving.engine_switch import Room
 from llmops.serving.engines import Engines
 from llmops.serving.evidence import check_champion, check_request, replay
 from llmops.serving.fleet import Fleet, Loaded

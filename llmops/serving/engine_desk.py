@@ -9,38 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from llmops.db import writing
 from llmops.errors import BadRequest, CouldNotRun, EngineFailed, LlmopsError, ReleaseRefused
-from llmops.ledger import Event, EventKind, append_event
+from llmops.ledger import Event, EventKind
 from llmops.records import EngineSettings, Release, StartedEngine
 from llmops.registry.bases import Base, resolve_base
 from llmops.registry.engine_moves import answer_to, decision_on, stands_on
-from llmops.registry.names import NameState
 from llmops.schema import JsonDict, short
-from llmops.serving.engines import Engines
-from llmops.serving.evidence import check_champion, check_request
+from llmops.serving.engine_switch import Room, Switching
 from llmops.serving.fleet import Loaded
 from llmops.serving.keeper import Keeper
-from llmops.serving.lock import announce_running, running
-from llmops.serving.rollout.director import Place
-from llmops.serving.routes import Route
-from llmops.serving.standing import settings_of, with_settings
+from llmops.serving.standing import with_settings
 
 log = logging.getLogger("llmops.serving")
-
-
-@dataclass(frozen=True)
-class Room:
-    """What the desk works with and shares with control and its rollouts."""
-
-    place: Place
-    engines: Engines
-    states: Callable[[], dict[str, NameState]]  # by public name; changed in place
-    rollouts: Callable[[str], list[JsonDict]]  # those that run under a name
 
 
 class EngineDesk:
@@ -49,11 +32,11 @@ class EngineDesk:
     def __init__(self, room: Room) -> None:
         """Do nothing yet; `since` is the ledger's newest event when the gateway started."""
         self.since = 0
-        self._room, self._place = room, room.place
+        self._place = room.place
         self._engines = room.engines
         self._engines.on_lost = self._note_lost
         self._busy: str | None = None
-        self._aside: dict[str, Release] = {}  # what served on the engine that stands by since the switch
+        self._switching = Switching(room)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
@@ -124,7 +107,7 @@ class EngineDesk:
         registry, signature = self._place.registry, keeper.fleet.session.signature
         loaded: list[str] = []
         problems: dict[str, str] = {}
-        for name, release in self._champions().items():
+        for name, release in self._switching.champions().items():
             adapter: str | None = release.adapter
             try:
                 if (await asyncio.to_thread(registry.adapter, release.adapter)).base != base.digest:
@@ -161,7 +144,7 @@ class EngineDesk:
             str(name): await asyncio.to_thread(get, Release, str(digest))
             for name, digest in event.body["releases"].items()
         }
-        await self._swap(event, keeper, releases)
+        await self._switching.carry_out(event, keeper, releases)
         if (after_s := event.body.get("retire_after_s")) is not None:
             self._spawn(None, event, self._retire_later(float(after_s), event))
 
@@ -170,11 +153,11 @@ class EngineDesk:
             raise BadRequest("engine back: the engine was not switched, so there is none to go back to")
         keeper = self._standing()
         signature, registry = keeper.fleet.session.signature, self._place.registry
-        releases = {**self._champions(), **self._aside}
+        releases = {**self._switching.champions(), **self._switching.aside}
         foreign = [
             name
             for name, release in releases.items()
-            if name not in self._aside
+            if name not in self._switching.aside
             and not await asyncio.to_thread(stands_on, registry, release, signature)
         ]
         if foreign:
@@ -182,96 +165,7 @@ class EngineDesk:
                 f"engine back: {', '.join(foreign)} came after the switch and was not measured on the engine before; "
                 "start that engine's profile with `llmops engine start` and measure there"
             )
-        await self._swap(event, keeper, releases)
-
-    async def _swap(self, event: Event, to: Keeper, releases: Mapping[str, Release]) -> None:
-        """Verify, load and prove what is to serve on the other engine, then have it serve; in that order."""
-        place, engines = self._place, self._engines
-        self._require_quiet()
-        place.require_chain()
-        if not await to.fleet.session.healthy():
-            raise EngineFailed("engine: the one that stands by does not answer; see its log")
-        await to.fleet.repair()
-        engines.needed = frozenset(release.adapter for release in releases.values())
-        await self._require_evidence(to, releases)
-        loaded = {name: await self._loaded(to, release) for name, release in releases.items()}
-        async with place.moving:
-            champions = self._champions()
-            if champions.keys() != releases.keys() or not _are_here(to, loaded):
-                raise ReleaseRefused("engine: names or adapters changed meanwhile; ask again")
-            before = place.live.table
-            routes = {
-                name: Route(name, release.adapter, release.digest(), loaded[name].target)
-                for name, release in releases.items()
-            }
-            table = to.side.table
-            to.side.table = replace(table, names={**before.names, **routes}, version=before.version + 1)
-            moved = {name: release for name, release in releases.items() if release != champions[name]}
-            told = self._events(event, to, moved, to.side.table.version)
-            engines.swap()
-            try:
-                await asyncio.to_thread(self._append, told)
-            except Exception:
-                engines.swap()
-                raise
-            self._aside = champions
-            states = self._room.states()
-            for name, release in moved.items():
-                states[name] = NameState(name, states[name].after(release))
-        try:
-            await asyncio.to_thread(self._announce)
-        except OSError:  # it serves, whatever the file says
-            log.exception("serve.json does not tell the engine that serves")
-        log.info("engine %s serves now", short(to.fleet.session.engine_digest))
-
-    async def _require_evidence(self, to: Keeper, releases: Mapping[str, Release]) -> None:
-        registry, signature = self._place.registry, to.fleet.session.signature
-        states = self._room.states()
-        for name, release in releases.items():
-            state = states.get(name, NameState(name))
-            if self._engines.serving_is == "green" or release == state.champion:  # it was in force before
-                await asyncio.to_thread(check_champion, registry, release, signature)
-            else:
-                await asyncio.to_thread(check_request, registry, release, state, signature)
-
-    async def _loaded(self, to: Keeper, release: Release) -> Loaded:
-        record = await asyncio.to_thread(self._place.registry.adapter, release.adapter)
-        return await to.load(record, self._engines.standby_weight)
-
-    def _events(
-        self, event: Event, to: Keeper, moved: Mapping[str, Release], version: int
-    ) -> list[tuple[EventKind, JsonDict]]:
-        """What the ledger is told of a switch, all of it or nothing."""
-        engine = to.fleet.session.engine_digest
-        told: list[tuple[EventKind, JsonDict]] = [
-            (
-                "release.activated",
-                {
-                    "public_name": name, "release": release.digest(), "adapter": release.adapter,
-                    "by_engine": engine, "route_version": version,
-                },
-            )
-            for name, release in moved.items()
-        ]  # fmt: skip
-        put = self._place.registry.store.put_record
-        kept = (to.kept.profile, self._engines.serving.kept.profile)
-        now, before = (put(settings_of(profile)) for profile in kept)
-        switched = {
-            "request": event.seq, "engine": engine, "settings": now, "instead_of": before, "route_version": version,
-        }  # fmt: skip
-        return [*told, ("engine.switched", switched)]
-
-    def _append(self, told: list[tuple[EventKind, JsonDict]]) -> None:
-        with writing(self._place.registry.ledger.engine) as connection:
-            for kind, body in told:
-                append_event(connection, kind, body)
-
-    def _announce(self) -> None:
-        """Have serve.json tell the engine that serves."""
-        workspace = self._engines.workspace
-        info = running(workspace)
-        if info is not None:
-            announce_running(workspace, info.url, self._engines.fleet.session.signature)
+        await self._switching.carry_out(event, keeper, releases, again=True)
 
     # ------------------------------------------------------------ retire
 
@@ -302,12 +196,9 @@ class EngineDesk:
         await self._tell("engine.retired", {"engine": engine, "reason": "it died"})
 
     def _forget_standby(self) -> None:
-        self._aside, self._engines.needed = {}, frozenset()
+        self._switching.aside, self._engines.needed = {}, frozenset()
 
     # ------------------------------------------------------------ all of them
-
-    def _champions(self) -> dict[str, Release]:
-        return {name: s.champion for name, s in self._room.states().items() if s.champion is not None}
 
     def _standing(self) -> Keeper:
         """The engine that stands by.
@@ -326,13 +217,6 @@ class EngineDesk:
     def _require_free(self) -> None:
         if self._busy is not None:
             raise CouldNotRun(f"engine: {self._busy}; wait for it, `llmops engine status` shows it")
-
-    def _require_quiet(self) -> None:
-        names = [name for name in self._place.live.table.names if self._room.rollouts(name)]
-        if names:
-            raise ReleaseRefused(
-                f"engine: rollouts run under {', '.join(names)}; end them first with `llmops rollout abort` or promote"
-            )
 
     def _spawn(self, busy: str | None, event: Event, work: Coroutine[Any, Any, None]) -> None:
         """Do what takes long beside the other requests; while `busy` is said no other one about engines is taken."""
@@ -361,8 +245,3 @@ class EngineDesk:
 
     async def _tell(self, kind: EventKind, body: JsonDict) -> None:
         await asyncio.to_thread(self._place.registry.ledger.append, kind, body)
-
-
-def _are_here(keeper: Keeper, loaded: Mapping[str, Loaded]) -> bool:
-    """Whether these are still in the running session of an engine."""
-    return all(keeper.fleet.get(found.record.adapter) is found for found in loaded.values())

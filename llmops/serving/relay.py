@@ -165,7 +165,7 @@ class Relay:
         entry.stream = call.stream
         entry.model = call.asked[:200]
         entry.user = call.user
-        self._access.accept(notes.principal, call, entry, self._live.table)
+        self._access.accept(notes.principal, call, entry, self._live.side.table)
         leash.watch(scope, receive)
         began = await self._enter(scope, entry)
         try:
@@ -177,7 +177,7 @@ class Relay:
         """Take a place at the engine, or wait for one; gives when that was."""
         low = header(scope, PRIORITY_HEADER) == b"low"
         if not self.admission.enter(low):
-            entry.known = entry.model in self._live.table.names
+            entry.known = entry.model in self._live.side.table.names
             await self.admission.wait(low)
         entry.place()
         return time.perf_counter()

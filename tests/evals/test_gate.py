@@ -18,11 +18,11 @@ from llmops.evals.metrics.config import resolve_metrics
 from llmops.evals.suite import SuiteConfig, load_suite
 from llmops.records import Check, Decision, Report
 from llmops.registry.adapters import NewAdapter
-from llmops.registry.releases import request_promotion
+from llmops.registry.releases import request_override, request_promotion
 from llmops.settings import load_yaml
 from tests.evals.conftest import BETTER, N_CASES, NO_WORSE, Room, build_questions, right, write, write_adapter
 from tests.evals.counterpart import Fault
-from tests.evidence import LINEAGE, NO_PROBES, activate
+from tests.evidence import LINEAGE, NO_PROBES, activate, register
 
 GATES = Path(__file__).parents[2] / "evals" / "gates"
 
@@ -153,6 +153,21 @@ def test_champion_is_the_baseline_once_there_is_one(room: Room) -> None:
     decision = decide(room, BETTER)
     assert (decision.candidate, decision.baseline) == (newer.adapter, champion.adapter)
     assert decision.verdict == "INCONCLUSIVE"
+
+
+def test_candidate_of_another_base_than_the_champion_is_held_against_its_own(room: Room) -> None:
+    """On the engine of its base no such champion answers: `llmops engine switch` brings the name there."""
+    other = replace(room.base, digest="f" * 64)
+    champion = register(room.registry, other, write_adapter(room.folder / "far", 7), "far")
+    request, _ = request_override(room.registry, "docs", champion, "written for this test")
+    activate(room.registry, request)
+    candidate = room.new_adapter("docs", seed=2)
+    answer(room, range(40), range(70))
+    decision = check_gate(room.gate(BETTER), room.workspace, candidate.adapter)
+    assert (decision.verdict, decision.baseline) == ("PASS", room.base.digest)
+    assert decision.champion == champion.adapter
+    _, release = request_promotion(room.registry, "docs", decision.engine)
+    assert (release.adapter, release.replaces) == (candidate.adapter, champion.adapter)
 
 
 def test_missing_reports_are_no_decision(room: Room) -> None:

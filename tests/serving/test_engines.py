@@ -13,7 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
+from llmops.cli.evaluate import endpoint_on
 from llmops.engines.endpoint import engine_digest
+from llmops.errors import BadRequest
 from llmops.records import AdapterRecord, EngineSignature
 from llmops.registry.names import name_state
 from llmops.serving.lock import running
@@ -177,6 +179,7 @@ def test_what_runs_at_the_switch_ends_on_the_engine_it_began_on(staged: Staged) 
     assert told(staged)[-1] == "engine.retired"
 
 
+@pytest.mark.walk
 def test_gateway_that_starts_again_with_the_old_profile_comes_up_on_the_engine_that_served(
     tmp_path: Path,
 ) -> None:
@@ -200,6 +203,7 @@ def test_gateway_that_starts_again_with_the_old_profile_comes_up_on_the_engine_t
         assert last.chat().status_code == 200
 
 
+@pytest.mark.walk
 def test_old_engine_serves_again_when_the_gateway_was_switched_back(tmp_path: Path) -> None:
     with staged_gateway(tmp_path) as staged:
         blue = staged.signature
@@ -329,11 +333,13 @@ def test_nonsense_is_refused_in_one_line(staged: Staged, tmp_path: Path) -> None
         (start_line, 2, "a second engine stands there already"),
         (("engine", "switch", "--release", "docs"), 2, "is not NAME=ADAPTER"),
         (("engine", "switch", "--release", "nobody=docs1"), 2, "there is no such public name"),
-        (("eval", "run", "x.yaml", "--engine", "red"), 2, "use green"),
     ]
     for command, code, words in after:
         found = staged.cli(*command)
         assert (found.code, words in found.err) == (code, True), found.err
+    with pytest.raises(BadRequest, match="use green"):
+        endpoint_on("http://127.0.0.1:8000/v1", "red")
+    assert endpoint_on("http://127.0.0.1:8000/v1", "green") == "http://127.0.0.1:8000/green"
     unserved = staged.client.get(f"{staged.url}/green/metrics")
     assert (unserved.status_code, unserved.json()["error"]["code"]) == (404, "unknown_path")
 
@@ -386,6 +392,7 @@ def test_release_beside_a_second_engine_is_carried_out_on_the_one_that_serves(st
     assert staged.adapters[1].model_name not in staged.engines[1].loaded
 
 
+@pytest.mark.walk
 def test_name_by_override_goes_along_and_one_that_came_later_keeps_the_way_back_shut(staged: Staged) -> None:
     staged.done("release", "override", "docs", "--adapter", "docs1", "--reason", REASON)
     green = start(staged)
