@@ -28,7 +28,7 @@ from llmops.errors import ConfigError, CouldNotRun, LlmopsError, StoreError
 
 BUSY_TIMEOUT_MS = 30_000
 CONNECT_TIMEOUT_S = 10
-HEAD_REVISION = "0005"
+HEAD_REVISION = "0006"
 # Advisory locks are numbers, known to all llmops processes of one PostgreSQL database.
 WRITE_LOCK, SERVE_LOCK = 511_702_001, 511_702_002
 N_KEPT_OPEN = 4

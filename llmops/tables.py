@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    true,
+)
 
 metadata = MetaData()
 
@@ -27,8 +39,11 @@ showings = Table(
     Column("left", Integer, nullable=False),
     Column("at", String(32), nullable=False),
     Column("first_at", String(32), nullable=True),
+    Column("open", Boolean, nullable=False, server_default=true()),
     Index("ix_showings_campaign_item", "campaign", "item"),
 )
+# Showings that may lack an answer: never fewer than do. The queue reads these alone.
+Index("ix_showings_open", showings.c.campaign, sqlite_where=showings.c.open, postgresql_where=showings.c.open)
 
 ratings = Table(
     "ratings",

@@ -20,9 +20,8 @@ from llmops.feedback.markdown import drawn
 from llmops.feedback.rubric import Rubric
 from llmops.feedback.sign_in import Caller, Door, SignInNeeded
 from llmops.ratings.added import Owned
-from llmops.ratings.book import RatingBook
+from llmops.ratings.book import Rated, RatingBook, Showing, Standing
 from llmops.ratings.campaigns import campaigns, find_campaign, is_closed
-from llmops.ratings.outcomes import live
 from llmops.ratings.raters import MAX_RATER_CHARACTERS
 from llmops.ratings.rows import Answer, said_by
 from llmops.records import CHOICES_OF, Campaign, Rating
@@ -113,9 +112,8 @@ class Desk:
             asked = _parse(call)
             caller = self._caller(asked)
             answer = self._answer(asked)
-            self._book.shown(asked.showing, caller.rater)  # refuses a showing that was another rater's
-            rating = self._book.rate(asked.showing, answer)
-            return {**self._told(lambda: self._now(caller)), "saved": rating.number}
+            done = self._book.rate_and_next(asked.showing, answer, caller.rater)
+            return {**self._told(lambda: self._after(caller, done)), "saved": done.rating.number}
 
         return self._told(rate)
 
@@ -125,10 +123,9 @@ class Desk:
         def back() -> JsonDict:
             asked = _parse(call)
             caller = self._caller(asked)
-            earlier = [r for r in self._answers_of(caller) if asked.before is None or r.number < asked.before]
-            if not earlier:
+            last = self._book.answered_last(caller.rater, asked.before)
+            if last is None:
                 return {"item": None}
-            last = earlier[-1]
             return {"item": self._told_item(last.showing, caller), "given": self._given(last)}
 
         return self._told(back)
@@ -138,10 +135,9 @@ class Desk:
 
         def undo() -> JsonDict:
             caller = self._caller(_parse(call))
-            mine = self._answers_of(caller)
-            if not mine:
+            last = self._book.answered_last(caller.rater)
+            if last is None:
                 return {"undone": None}
-            last = mine[-1]
             item = self._told_item(last.showing, caller)
             self._book.rate(last.showing, Answer("undone"))
             return {
@@ -202,10 +198,6 @@ class Desk:
             key=asked.key,
         )
 
-    def _answers_of(self, caller: Caller) -> list[Rating]:
-        """A rater's answers that count, by number."""
-        return [r for r in live(self._book.ratings()) if r.rater == caller.rater and r.choice != "undone"]
-
     def _given(self, rating: Rating) -> JsonDict:
         with self._staff.registry.ledger.engine.connect() as connection:
             said = said_by(connection, rating)
@@ -219,9 +211,17 @@ class Desk:
 
     def _now(self, caller: Caller) -> JsonDict:
         showing = self._book.next(caller.rater)
+        return self._drawn(caller, showing, self._book.standing(caller.rater))
+
+    def _after(self, caller: Caller, done: Rated) -> JsonDict:
+        if done.refused is not None:
+            raise done.refused
+        return self._drawn(caller, done.showing, done.standing)
+
+    def _drawn(self, caller: Caller, showing: Showing | None, standing: Standing) -> JsonDict:
         return {
             "rater": caller.name,
-            "standing": self._book.standing(caller.rater).__dict__,
+            "standing": standing.__dict__,
             "item": item_told(showing, self._staff.rubric) if showing else None,
         }
 

@@ -1,9 +1,12 @@
-"""What a campaign's rows say at one moment, inside the transaction that acts on it: answers, votes, open showings."""
+"""What a campaign's rows say at one moment, inside a transaction: answers, votes, and what is in view.
+
+`answers_in` reads every row anew; what is asked at every vote is kept up by `llmops.ratings.tally` instead.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -48,22 +51,18 @@ def answers_in(connection: Connection, campaign: str) -> Answers:
     )
 
 
-def open_showings(connection: Connection, campaign: str, answers: Answers, rater: str) -> Counter[str]:
-    """How many others look at each item now; leases that ran out are compared here, nothing has to end them."""
-    query = select(showings.c.item, showings.c.rater).where(
-        showings.c.campaign == campaign, showings.c.at > lease_start(), showings.c.rater != rater
-    )
-    found = {(item, who) for item, who in connection.execute(query)}
-    return Counter(item for item, _ in found - answers.answered.keys())
+def showings_without_answer(connection: Connection, campaign: str) -> Sequence[Any]:
+    """All showings of a campaign that may lack an answer, newest first: (id, item, rater, left, at).
 
-
-def shown_to(connection: Connection, campaign: str, rater: str) -> Iterator[Any]:
-    """All that was ever shown to a rater, newest first."""
-    query = select(showings).where(showings.c.campaign == campaign, showings.c.rater == rater)
-    yield from connection.execute(query.order_by(showings.c.at.desc()))
+    Some are answered nonetheless, where a row was brought back from a backup of before they were marked: who asks
+    compares with the answers.
+    """
+    c = showings.c
+    query = select(c.id, c.item, c.rater, c.left, c.at).where(c.campaign == campaign, c.open)
+    return connection.execute(query.order_by(c.at.desc())).all()
 
 
 def lease_start() -> str:
-    """What was shown later than this is still its rater's."""
+    """What was shown later than this is still its rater's; leases that ran out are compared here, nothing ends them."""
     since = datetime.now(UTC) - timedelta(seconds=LEASE_S)
     return stamp(since)

@@ -1,5 +1,7 @@
 """Which item a rater gets next: the rules, as pure functions. `llmops.ratings.book` reads and writes around them.
 
+`next_item` is the rule at its plainest; the page asks `llmops.ratings.ranks`, which finds the same item faster.
+
 A vote is worth what it does for the decision that the campaign was opened for.
 
 * The gate has declared looks. It then counts only items that have all their votes, when there are as many as its next
@@ -20,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from llmops.records import Item, VotePlan
@@ -56,10 +58,23 @@ class Turnout:
     has_voted: bool
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What differs from one rater who asks to the next.
+
+    `open_votes` are votes on their way by item, `mine` the items this rater has answered.
+    """
+
+    open_votes: Mapping[str, int]
+    mine: Iterable[str]
+    turnout: Turnout
+
+
 def next_item(needs: Sequence[Need], plan: VotePlan | None, turnout: Turnout) -> str | None:
     """The item (digest) whose vote brings a decision nearest; None when there is none for this rater."""
     free = [need for need in needs if need.lacks and not need.is_mine]
-    if not free or (plan is not None and _is_left_to_others(needs, plan, turnout)):
+    n_missing = sum(need.lacks for need in needs)
+    if not free or (plan is not None and is_left_to_others(n_missing, plan, turnout)):
         return None
     place = {need.item: i for i, need in enumerate(needs)}
     if plan is None:
@@ -99,6 +114,12 @@ def next_look(n_full: int, plan: VotePlan) -> int | None:
     return next((look for look in plan.looks if look > n_full and look >= plan.min_items), None)
 
 
+def is_left_to_others(n_votes_missing: int, plan: VotePlan, turnout: Turnout) -> bool:
+    """Whether the last votes are kept for people the gate still has to hear, so that this rater gets none of them."""
+    n_raters_missing = plan.min_raters - turnout.n_raters
+    return turnout.has_voted and n_raters_missing > 0 and n_votes_missing <= n_raters_missing
+
+
 def is_gold_due(every: int, seed: str, n_answered: int) -> bool:
     """Whether a rater's next item is a gold one: one in each `every`, at a place that `seed` draws anew each time."""
     if not every:
@@ -128,8 +149,3 @@ def _n_agreement_lacks(needs: Sequence[Need], plan: VotePlan) -> int:
     if plan.agreement_items is None:
         return 0
     return max(0, plan.agreement_items - sum(n.n_needed > 1 and not n.lacks for n in needs))
-
-
-def _is_left_to_others(needs: Sequence[Need], plan: VotePlan, turnout: Turnout) -> bool:
-    n_missing = plan.min_raters - turnout.n_raters
-    return turnout.has_voted and n_missing > 0 and sum(need.lacks for need in needs) <= n_missing

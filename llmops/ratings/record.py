@@ -6,7 +6,7 @@ from sqlalchemy import select
 
 from llmops.ledger import Ledger
 from llmops.ratings.added import deleted_items
-from llmops.ratings.moment import answers_in, open_showings
+from llmops.ratings.moment import answers_in, lease_start, showings_without_answer
 from llmops.ratings.rows import read_ratings, texts_of
 from llmops.ratings.withdrawn import withdrawn_of
 from llmops.records import Campaign, Rating
@@ -40,8 +40,9 @@ class CampaignRows:
     def n_open(self) -> int:
         """How many unanswered items somebody looks at now."""
         with self._ledger.engine.connect() as connection:
-            answers = answers_in(connection, self._digest)
-            return open_showings(connection, self._digest, answers, "").total()
+            since, answers = lease_start(), answers_in(connection, self._digest)
+            rows = showings_without_answer(connection, self._digest)
+        return len({(row.item, row.rater) for row in rows if row.at > since} - answers.answered.keys())
 
     def first_shown(self) -> dict[str, str]:
         """When each showing was drawn, by its id; those of before this was kept are not among it."""

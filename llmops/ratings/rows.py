@@ -15,7 +15,7 @@ from llmops.ledger import append_event
 from llmops.ratings.outcomes import rating_of, row_of
 from llmops.records import CHOICES_OF, CampaignKind, Rating
 from llmops.schema import JsonDict, digest_of
-from llmops.tables import events, rating_texts, ratings
+from llmops.tables import events, rating_texts, ratings, showings
 
 MAX_TEXT_CHARACTERS = 100_000
 MAX_TAGS = 32
@@ -117,6 +117,12 @@ def write_rating(connection: Connection, draft: Draft, number: int | None = None
     if draft.supersedes is not None:
         connection.execute(update(ratings).where(ratings.c.digest == draft.supersedes).values(live=False))
     connection.execute(ratings.insert().values(**row_of(rating), digest=digest, live=True, key=answer.key))
+    c = showings.c
+    connection.execute(
+        update(showings)
+        .where(c.campaign == draft.campaign, c.item == draft.item, c.rater == draft.rater)
+        .values(open=answer.choice == "undone")
+    )
     for name, salt in salts.items():
         connection.execute(
             rating_texts.insert().values(rating=digest, field=name, salt=salt, text=texts[name])
