@@ -74,6 +74,9 @@ EventKind = Literal[
 ]
 EVENT_KINDS: tuple[str, ...] = get_args(EventKind)
 GENESIS = "0" * 64
+# Built once: building a statement takes longer than running it.
+_HEAD = select(events.c.seq, events.c.hash).order_by(events.c.seq.desc()).limit(1)
+_INSERT = events.insert()
 
 
 @dataclass(frozen=True)
@@ -133,9 +136,8 @@ class Ledger:
 
     def head(self) -> tuple[int, str]:
         """Number and hash of the newest event; (0, 64 zeros) when there is none."""
-        query = select(events.c.seq, events.c.hash).order_by(events.c.seq.desc()).limit(1)
         with self.engine.connect() as connection:
-            last = connection.execute(query).one_or_none()
+            last = connection.execute(_HEAD).one_or_none()
         return (last.seq, last.hash) if last else (0, GENESIS)
 
     def verify(self, anchors: Iterable[Anchor] = ()) -> int:
@@ -183,13 +185,12 @@ def append_event(connection: Connection, kind: EventKind, body: JsonDict) -> Eve
     """
     if kind not in EVENT_KINDS:
         raise ValueError(f"ledger: {kind!r} is not an event kind")
-    last = connection.execute(select(events).order_by(events.c.seq.desc()).limit(1)).one_or_none()
+    last = connection.execute(_HEAD).one_or_none()
     seq, prev = (last.seq + 1, last.hash) if last else (1, GENESIS)
     text, at = canonical_json(body).decode(), now()
     event = Event(seq, at, kind, json.loads(text), prev, event_hash(seq, at, kind, text, prev))
-    connection.execute(
-        events.insert().values(seq=seq, at=at, kind=kind, body=text, prev=prev, hash=event.hash)
-    )
+    row = {"seq": seq, "at": at, "kind": kind, "body": text, "prev": prev, "hash": event.hash}
+    connection.execute(_INSERT, row)
     return event
 
 

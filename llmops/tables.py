@@ -39,11 +39,11 @@ showings = Table(
     Column("left", Integer, nullable=False),
     Column("at", String(32), nullable=False),
     Column("first_at", String(32), nullable=True),
+    # False is answered; the queue reads the others alone.
     Column("open", Boolean, nullable=False, server_default=true()),
     Index("ix_showings_campaign_item", "campaign", "item"),
+    Index("ix_showings_open", "campaign", "open"),
 )
-# Showings that may lack an answer: never fewer than do. The queue reads these alone.
-Index("ix_showings_open", showings.c.campaign, sqlite_where=showings.c.open, postgresql_where=showings.c.open)
 
 ratings = Table(
     "ratings",

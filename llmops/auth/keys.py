@@ -31,6 +31,7 @@ from llmops.tables import access_keys
 MAX_FAILURES = 10
 FAILURES_WITHIN_S = 60
 _MAX_FAILED_NAMES = 10_000
+_REVISION = select(func.max(access_keys.c.revision))
 
 
 class SignInPaused(LlmopsError):
@@ -173,7 +174,7 @@ class Keys:
     def revision(self) -> int:
         """A number that grows with every change; 0 while there never was a key."""
         with self._engine.connect() as connection:
-            return int(connection.scalar(select(func.max(access_keys.c.revision))) or 0)
+            return int(connection.scalar(_REVISION) or 0)
 
     def live(self) -> LiveKeys:
         """All keys that can open something, for a process that asks often."""
@@ -209,7 +210,7 @@ def _minute() -> int:
 
 
 def _next_revision(connection: Connection) -> int:
-    return int(connection.scalar(select(func.max(access_keys.c.revision))) or 0) + 1
+    return int(connection.scalar(_REVISION) or 0) + 1
 
 
 def _key(row: Row[Any]) -> Key:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, and_, or_, select, update
+from sqlalchemy import Connection, bindparam, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from llmops.db import BUSY_TIMEOUT_MS, writing
@@ -22,11 +22,18 @@ from llmops.ratings.added import Owned, add_in
 from llmops.ratings.campaigns import is_added_to, is_closed, load_items
 from llmops.ratings.chooser import Chooser, Standing
 from llmops.ratings.moment import LEASE_S
-from llmops.ratings.outcomes import rating_of
 from llmops.ratings.queue import Need, Turnout
 from llmops.ratings.raters import MAX_RATER_CHARACTERS, require_rater
 from llmops.ratings.record import CampaignRows
-from llmops.ratings.rows import Answer, Draft, read_ratings, require_answer, said_by, write_rating
+from llmops.ratings.rows import (
+    Answer,
+    Draft,
+    read_ratings,
+    require_answer,
+    said_before,
+    said_by,
+    write_rating,
+)
 from llmops.ratings.shown import Rated, Showing
 from llmops.ratings.tally import Said
 from llmops.ratings.withdrawn import withdrawn_in, without
@@ -45,6 +52,10 @@ __all__ = [
     "Standing",
     "require_rater",
 ]
+
+# Built once: building a statement takes longer than running it.
+_SHOWING = select(showings).where(showings.c.id == bindparam("which"))
+_SHOW = showings.insert()
 
 
 class RatingBook(CampaignRows):
@@ -231,14 +242,7 @@ class RatingBook(CampaignRows):
 
     def _rate(self, connection: Connection, showing: str, given: Answer, rater: str | None = None) -> Rating:
         row = self._shown(connection, showing, rater)
-        c = ratings.c
-        same = (c.campaign == self._digest, c.item == row.item, c.rater == row.rater)
-        query = select(ratings).where(*same, or_(c.live, and_(c.showing == row.id, c.key == given.key)))
-        known = before = None
-        for found in connection.execute(query).mappings():
-            rating = rating_of({**found})
-            known = rating if given.key and (found["showing"], found["key"]) == (row.id, given.key) else known
-            before = rating if found["live"] else before
+        known, before = said_before(connection, row, given.key)
         if known is not None:
             if said_by(connection, known) != given.said:
                 raise BadRequest(
@@ -265,7 +269,7 @@ class RatingBook(CampaignRows):
 
     def _shown(self, connection: Connection, showing: str, rater: str | None) -> Any:
         """A showing's row, of this rater when one is named."""
-        row = connection.execute(select(showings).where(showings.c.id == showing)).one_or_none()
+        row = connection.execute(_SHOWING, {"which": showing}).one_or_none()
         if row is None or row.campaign != self._digest or rater not in (None, row.rater):
             whose = "campaign" if rater is None else "campaign and rater"
             raise BadRequest(f"rating: showing {showing!r} is not of this {whose}; reload the page")

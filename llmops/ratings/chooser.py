@@ -107,15 +107,16 @@ class Chooser:
 
     def in_view(self, connection: Connection, rater: str) -> InView:
         """What is shown and not answered now."""
-        since, tally = lease_start(), self._tally
-        rows = [
-            row
-            for row in showings_without_answer(connection, self._digest)
-            if row.item in self.by_digest and row.item not in tally.by(row.rater)
-        ]
-        others = {(row.item, row.rater) for row in rows if row.rater != rater and row.at > since}
-        mine = tuple(row for row in rows if row.rater == rater)
-        return InView(mine, Counter(item for item, _ in others), since)
+        since, mine, others = lease_start(), [], set[tuple[str, str]]()
+        for row in showings_without_answer(connection, self._digest):
+            _, item, who, _, at = row
+            if item not in self.by_digest or item in self._tally.by(who):
+                continue
+            if who == rater:
+                mine.append(row)
+            elif at > since:
+                others.add((item, who))
+        return InView(tuple(mine), Counter(item for item, _ in others), since)
 
     def waiting(self, view: InView) -> Any | None:
         """The showing that its rater has not answered: while it is theirs, or may be again."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 
 from llmops.ratings.withdrawn import withdrawn_of
 from llmops.settings import stamp
@@ -19,6 +19,12 @@ from llmops.tables import ratings, showings
 
 LEASE_S = 600.0
 """How long an item that is shown to one rater is kept from others who would give a vote too many."""
+
+_WITHOUT_ANSWER = (
+    select(showings.c.id, showings.c.item, showings.c.rater, showings.c.left, showings.c.at)
+    .where(showings.c.campaign == bindparam("of"), showings.c.open)
+    .order_by(showings.c.at.desc())
+)
 
 
 @dataclass(frozen=True)
@@ -57,9 +63,7 @@ def showings_without_answer(connection: Connection, campaign: str) -> Sequence[A
     Some are answered nonetheless, where a row was brought back from a backup of before they were marked: who asks
     compares with the answers.
     """
-    c = showings.c
-    query = select(c.id, c.item, c.rater, c.left, c.at).where(c.campaign == campaign, c.open)
-    return connection.execute(query.order_by(c.at.desc())).all()
+    return connection.execute(_WITHOUT_ANSWER, {"of": campaign}).all()
 
 
 def lease_start() -> str:

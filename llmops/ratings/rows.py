@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, and_, bindparam, func, or_, select, update
 
 from llmops.errors import BadRequest
 from llmops.ledger import append_event
@@ -20,6 +20,27 @@ from llmops.tables import events, rating_texts, ratings, showings
 MAX_TEXT_CHARACTERS = 100_000
 MAX_TAGS = 32
 MAX_WORD_CHARACTERS = 64
+# Built once: building a statement takes longer than running it.
+_INSERT = ratings.insert()
+_SAID = select(ratings).where(
+    ratings.c.campaign == bindparam("of"),
+    ratings.c.item == bindparam("about"),
+    ratings.c.rater == bindparam("whose"),
+    or_(ratings.c.live, and_(ratings.c.showing == bindparam("shown"), ratings.c.key == bindparam("by_key"))),
+)
+_MARK = (
+    update(showings)
+    .where(
+        showings.c.campaign == bindparam("of"),
+        showings.c.item == bindparam("about"),
+        showings.c.rater == bindparam("whose"),
+    )
+    .values(open=bindparam("is_open"))
+)
+_LAST_TOLD = (
+    select(events.c.body).where(events.c.kind == "rating.given").order_by(events.c.seq.desc()).limit(1)
+)
+_HIGHEST = select(func.max(ratings.c.number))
 
 
 @dataclass(frozen=True)
@@ -116,13 +137,9 @@ def write_rating(connection: Connection, draft: Draft, number: int | None = None
     digest = rating.digest
     if draft.supersedes is not None:
         connection.execute(update(ratings).where(ratings.c.digest == draft.supersedes).values(live=False))
-    connection.execute(ratings.insert().values(**row_of(rating), digest=digest, live=True, key=answer.key))
-    c = showings.c
-    connection.execute(
-        update(showings)
-        .where(c.campaign == draft.campaign, c.item == draft.item, c.rater == draft.rater)
-        .values(open=answer.choice == "undone")
-    )
+    connection.execute(_INSERT, {**row_of(rating), "digest": digest, "live": True, "key": answer.key})
+    pair = {"of": draft.campaign, "about": draft.item, "whose": draft.rater}
+    connection.execute(_MARK, {**pair, "is_open": answer.choice == "undone"})
     for name, salt in salts.items():
         connection.execute(
             rating_texts.insert().values(rating=digest, field=name, salt=salt, text=texts[name])
@@ -142,6 +159,17 @@ def read_ratings(connection: Connection, *where: Any) -> list[Rating]:
     """The ratings that fit, by number."""
     rows = connection.execute(select(ratings).where(*where).order_by(ratings.c.number)).mappings()
     return [rating_of({**row}) for row in rows]
+
+
+def said_before(connection: Connection, showing: Any, key: str | None) -> tuple[Rating | None, Rating | None]:
+    """What stands of the pair of item and rater of a showing's row: the rating under this key, and the live one."""
+    pair = {"of": showing.campaign, "about": showing.item, "whose": showing.rater}
+    known = before = None
+    for row in connection.execute(_SAID, {**pair, "shown": showing.id, "by_key": key}).mappings():
+        rating = rating_of({**row})
+        known = rating if key is not None and (row["showing"], row["key"]) == (showing.id, key) else known
+        before = rating if row["live"] else before
+    return known, before
 
 
 def texts_of(connection: Connection, digests: Iterable[str] | None = None) -> dict[tuple[str, str], str]:
@@ -173,7 +201,6 @@ def said_by(connection: Connection, rating: Rating) -> JsonDict:
 
 def last_number(connection: Connection) -> int:
     """The highest number ever given, by ledger and rows: one whose row was deleted is not given to another."""
-    told = select(events.c.body).where(events.c.kind == "rating.given").order_by(events.c.seq.desc()).limit(1)
-    body = connection.execute(told).scalar()
-    highest = connection.execute(select(func.max(ratings.c.number))).scalar() or 0
+    body = connection.execute(_LAST_TOLD).scalar()
+    highest = connection.execute(_HIGHEST).scalar() or 0
     return max(highest, int(json.loads(body)["number"]) if body else 0)

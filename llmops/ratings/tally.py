@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 
 from llmops.ledger import GENESIS
 from llmops.ratings.campaigns import closed_in
@@ -22,6 +22,22 @@ from llmops.schema import JsonDict
 from llmops.tables import events, ratings
 
 _COLUMNS = (ratings.c.number, ratings.c.item, ratings.c.rater, ratings.c.choice, ratings.c.left)
+# Built once: building a statement takes longer than running it.
+_LIVE = (
+    select(*_COLUMNS).where(ratings.c.campaign == bindparam("of"), ratings.c.live).order_by(ratings.c.number)
+)
+# Those of other campaigns too: asked for one campaign's, SQLite goes through all of its rows.
+_LATER = (
+    select(*_COLUMNS, ratings.c.campaign)
+    .where(ratings.c.number > bindparam("last"))
+    .order_by(ratings.c.number)
+)
+_EVENTS = (
+    select(events.c.seq, events.c.hash, events.c.kind, events.c.body)
+    .where(events.c.seq >= bindparam("first"))
+    .order_by(events.c.seq)
+)
+_HEAD = select(events.c.seq, events.c.hash).order_by(events.c.seq.desc()).limit(1)
 
 
 class Said(NamedTuple):
@@ -64,10 +80,9 @@ class Tally:
             return
         mine = [kind for kind, body in told if self._is_about(kind, body)]
         if "rating.given" in mine:
-            later = ratings.c.number > self._last
-            query = select(*_COLUMNS).where(ratings.c.campaign == self._campaign, later)
-            for row in connection.execute(query.order_by(ratings.c.number)):
-                self._take(row)
+            for row in connection.execute(_LATER, {"last": self._last}):
+                if row.campaign == self._campaign:
+                    self._take(row)
         self.closed = self.closed or "campaign.closed" in mine
         self.n_turns += any(kind in ("item.added", "texts.deleted") for kind in mine)
         self._head = (new[-1].seq, new[-1].hash)
@@ -102,22 +117,17 @@ class Tally:
         seq, digest = self._head
         if not seq:
             return ()
-        c = events.c
-        query = select(c.seq, c.hash, c.kind, c.body).where(c.seq >= seq).order_by(c.seq)
-        found = connection.execute(query).all()
+        found = connection.execute(_EVENTS, {"first": seq}).all()
         return found if found and (found[0].seq, found[0].hash) == (seq, digest) else ()
 
     def _read_all(self, connection: Connection) -> None:
         self.forget()
         self.n_turns += 1
         # The head first: what is written while the rest is read is then read once more, which changes nothing.
-        head = connection.execute(
-            select(events.c.seq, events.c.hash).order_by(events.c.seq.desc()).limit(1)
-        ).one_or_none()
+        head = connection.execute(_HEAD).one_or_none()
         self.closed = closed_in(connection, self._campaign)
         self._gone = withdrawn_of(connection)
-        query = select(*_COLUMNS).where(ratings.c.campaign == self._campaign, ratings.c.live)
-        for row in connection.execute(query.order_by(ratings.c.number)):
+        for row in connection.execute(_LIVE, {"of": self._campaign}):
             self._take(row)
         self._head = (head.seq, head.hash) if head else (0, GENESIS)
 

@@ -29,10 +29,7 @@ def upgrade() -> None:
         ratings.c.choice != "undone",
     )
     op.execute(showings.update().where(answered).values(open=False))
-    is_open: sa.ColumnClause[bool] = sa.column("open", sa.Boolean)
-    op.create_index(
-        "ix_showings_open", "showings", ["campaign"], sqlite_where=is_open, postgresql_where=is_open
-    )
+    op.create_index("ix_showings_open", "showings", ["campaign", "open"])
 
 
 def downgrade() -> None:
