@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +27,7 @@ from llmops.ratings.campaigns import find_campaign, open_campaign, put_items
 from llmops.records import Campaign, CampaignKind, EngineSignature, Item, Message, Rating
 from llmops.registry.adapters import Registry
 from llmops.settings import Workspace
+from tests.feedback.nursery import Forked, fork_page
 
 START_WITHIN_S = 180.0  # importing Gradio on a busy box
 WAIT_MS = 30_000
@@ -39,13 +39,6 @@ FLAGS = (
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 NO_PROCESS: Any = None
-SERVER = """
-import sys
-from pathlib import Path
-from llmops.feedback.page import serve_page
-from llmops.settings import find_workspace
-serve_page(find_workspace(Path(sys.argv[1])), sys.argv[2] or None, int(sys.argv[3]), lambda url: print(url, flush=True))
-"""
 
 
 def item(prompt: str, first: str, second: str) -> Item:
@@ -100,7 +93,7 @@ class Served:
     """A rating page that answers at `url`."""
 
     url: str
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | Forked
     workspace: Workspace
     cookies: dict[str, str] = field(default_factory=dict)
     _component: list[int] = field(default_factory=list)
@@ -138,9 +131,10 @@ class Served:
 
 
 def start_page(workspace: Workspace, campaign: str = "", port: int = 0) -> Served:
-    """Start a page and wait until it says that it answers."""
-    command = [sys.executable, "-P", "-c", SERVER, str(workspace.root), campaign, str(port)]
-    return started(command, workspace)
+    """Start a page in a process of its own and wait until it says that it answers."""
+    said = workspace.root / f"page-{time.monotonic_ns()}.out"
+    said.touch()
+    return _answering(fork_page(workspace.root, campaign, port, said), said, workspace)
 
 
 def started(command: Sequence[str], workspace: Workspace, **options: Any) -> Served:
@@ -150,6 +144,10 @@ def started(command: Sequence[str], workspace: Workspace, **options: Any) -> Ser
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, text=True, **options
         )
+    return _answering(process, said, workspace)
+
+
+def _answering(process: subprocess.Popen[str] | Forked, said: Path, workspace: Workspace) -> Served:
     deadline = time.monotonic() + START_WITHIN_S
     while "http://127.0.0.1:" not in (text := said.read_text()) or not text.endswith("\n"):
         if process.poll() is not None or time.monotonic() > deadline:

@@ -304,6 +304,7 @@ def test_damaged_campaign_hides_no_other_in_the_list(workspace: Workspace, loop:
     assert (shown.code, "items.jsonl was changed" in shown.err) == (4, True)
 
 
+@pytest.mark.walk
 def test_page_is_served_for_the_newest_open_campaign_until_it_is_told_to_stop(
     workspace: Workspace, loop: Loop
 ) -> None:

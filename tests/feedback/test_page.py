@@ -229,7 +229,7 @@ def _change(workspace: Workspace, statement: str) -> None:
 # ---------------------------------------------------------------- the process
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.walk)])
 def test_the_command_serves_a_campaign_and_a_signal_ends_it_while_a_browser_is_connected(
     workspace: Workspace, number: signal.Signals
 ) -> None:
@@ -271,6 +271,7 @@ def test_a_taken_port_is_said_before_anything_is_loaded(workspace: Workspace) ->
             serve_page(workspace, None, port, lambda _: None)
 
 
+@pytest.mark.walk
 @pytest.mark.parametrize("runner", ["python", "gradio"])
 def test_the_shipped_app_serves_the_newest_open_campaign(workspace: Workspace, runner: str) -> None:
     put_campaign(workspace, plain_items(1), name="older")

@@ -131,6 +131,7 @@ def test_an_answer_is_corrected_or_kept_with_the_keyboard_alone(
     assert [r.choice for r in ratings_of(workspace, "Bea")] == ["edited", "kept", "skip"]
 
 
+@pytest.mark.walk
 def test_a_typed_prompt_is_answered_by_both_and_voted_on(browser: Browser, room: Room) -> None:
     counterpart = room.serve(by_model)
     put_typed(room, counterpart)
