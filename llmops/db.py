@@ -28,9 +28,9 @@ from llmops.errors import ConfigError, CouldNotRun, LlmopsError, StoreError
 
 BUSY_TIMEOUT_MS = 30_000
 CONNECT_TIMEOUT_S = 10
-HEAD_REVISION = "0006"
+HEAD_REVISION = "0007"
 # Advisory locks are numbers, known to all llmops processes of one PostgreSQL database.
-WRITE_LOCK, SERVE_LOCK = 511_702_001, 511_702_002
+WRITE_LOCK, LEAD_LOCK, SERVE_LOCK = 511_702_001, 511_702_002, 511_702_003
 N_KEPT_OPEN = 4
 
 _kept: dict[str, tuple[Engine, object]] = {}  # newest last; with what the file was when it was opened
@@ -89,33 +89,6 @@ def _turn(engine: Engine) -> Iterator[None]:
         yield
     finally:
         turn.release()
-
-
-@contextmanager
-def serving_alone(engine: Engine, who: str) -> Iterator[str | None]:
-    """Hold the one serve lock of a PostgreSQL database until the block ends; gives None, or who holds it already.
-
-    The lock is the connection's own, so it ends with the process or its machine (noticed within a minute).
-    """
-    settings = {
-        "application_name": who, "idle_session_timeout": "0",
-        "tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3",
-    }  # fmt: skip
-    session = text("SELECT set_config(:name, :value, false)")
-    holder = text(
-        "SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.granted"
-        " AND l.locktype = 'advisory' AND l.objid = :key AND a.datname = current_database()"
-    )
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        try:
-            for name, value in settings.items():
-                connection.execute(session, {"name": name, "value": value})
-            if connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": SERVE_LOCK}):
-                yield None
-            else:
-                yield connection.scalar(holder, {"key": SERVE_LOCK}) or "another process"
-        finally:
-            connection.invalidate()  # closes the session, and with it the lock and the settings
 
 
 def shown(url: URL) -> str:

@@ -207,3 +207,18 @@ feedback = Table(
     Column("payload", Text, nullable=True),
     Index("uq_feedback_idempotency", "tenant", "idempotency", unique=True),
 )
+
+
+# What followers counted of a canary since they last said so; the leading gateway takes the rows away.
+arm_counts = Table(
+    "arm_counts",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", String(32), nullable=False),
+    Column("rollout", String(64), nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("arm", String(64), nullable=False),
+    Column("n_requests", Integer, nullable=False),
+    Column("n_errors", Integer, nullable=False),
+    Column("waits_ms", Text, nullable=False),
+)

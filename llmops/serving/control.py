@@ -1,17 +1,19 @@
 """The control loop: makes what serves follow what the ledger says.
 
-At the start every public name is verified, loaded, proved and routed, or answers 503 with the reason. Then
-the ledger is asked four times a second for requests: a release ends in `release.activated` or `release.refused`,
-a rollout goes to `llmops.serving.rollout.director`. All files, hashes and database work run in threads. A flip to
-an adapter that is loaded and proved waits for nothing else.
+The ledger is asked four times a second. The gateway that leads (`seat`; on SQLite the only one) settles requests: a
+release ends in `release.activated` or `release.refused`, a rollout goes to `llmops.serving.rollout.director`. One that
+follows takes over what the leader decided (`follower`), and leads when the leader is gone. All files, hashes and
+database work run in threads. A flip to an adapter that is loaded and proved waits for nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
+from contextlib import suppress
 
-from llmops.errors import LlmopsError, ReleaseRefused
+from llmops.errors import LlmopsError
 from llmops.ledger import Event, EventKind
 from llmops.records import AdapterRecord, Release
 from llmops.registry.adapters import Registry
@@ -21,20 +23,25 @@ from llmops.schema import short
 from llmops.serving.engine_desk import EngineDesk
 from llmops.serving.engine_switch import Room
 from llmops.serving.engines import Engines
-from llmops.serving.evidence import check_champion, check_request, replay
+from llmops.serving.evidence import check_request, unanswered
 from llmops.serving.fleet import Fleet, Loaded
+from llmops.serving.follower import require_same_base
+from llmops.serving.names import Names
 from llmops.serving.profile import ServeProfile
-from llmops.serving.rollout.director import Director, Place
+from llmops.serving.rollout.director import Director
 from llmops.serving.routes import Live, Route
+from llmops.serving.seat import NotLeading, Seat
 from llmops.settings import Workspace
 
 POLL_S = 0.25
+SEAT_S = 0.5
 REQUESTS: tuple[EventKind, ...] = (
-    "release.requested",
-    "rollout.requested",
-    "rollout.abort_requested",
-    "engine.requested",
-)
+    "release.requested", "rollout.requested", "rollout.abort_requested", "engine.requested",
+)  # fmt: skip
+DECISIONS: tuple[EventKind, ...] = (
+    "release.activated", "release.refused", "rollout.started", "rollout.refused", "rollout.stepped", "rollout.ready",
+    "rollout.aborted", "engine.switched",
+)  # fmt: skip
 RETRY_S = 2.0
 
 log = logging.getLogger("llmops.serving")
@@ -46,21 +53,20 @@ class Control:
     def __init__(self, profile: ServeProfile, workspace: Workspace, live: Live) -> None:
         """Prepare; `start` does the work."""
         self.registry = Registry.of(workspace)
+        self.seat = Seat(workspace.database_url)
         self.keeper = Engines(profile, workspace, self.registry, live)
-        self.keeper.restore = self._restore_all
-        self.states: dict[str, NameState] = {}
+        self.names = Names(self.registry, self.keeper, live, self.seat)
+        self.keeper.restore = self.names.restore
+        self.rollouts = Director(self.names.force)
+        room = Room(self.names.force.place, self.keeper, lambda: self.states, self.rollouts.status)
+        self.desk = EngineDesk(room)
+        live.side.engine_is_shared = lambda: self.seat.n_others > 0
         self._profile = profile
         self._live = live
-        self._chain_fault: str | None = None
-        self._last_seq = 0
-        self._unanswered: tuple[Event, ...] = ()
-        self._warm = False  # the previous champions were loaded, or tried, in this engine session
-        self._moving = asyncio.Lock()  # held while a name moves: table, ledger and states change together
-        place = Place(
-            self.registry, self.keeper, live, self._moving, self._state_of, self._weight, self._require_chain
-        )
-        self.rollouts = Director(place)
-        self.desk = EngineDesk(Room(place, self.keeper, lambda: self.states, self.rollouts.status))
+        self._last_seq = 0  # of the events that were read
+        self._news: deque[Event] = deque()  # read, and not settled or taken over yet
+        self._reading = asyncio.Lock()
+        self._stir = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -68,141 +74,168 @@ class Control:
         """The adapters of the running engine session."""
         return self.keeper.fleet
 
+    @property
+    def states(self) -> dict[str, NameState]:
+        """The public names."""
+        return self.names.states
+
     async def start(self) -> None:
         """Start the engine, route every public name that holds, and begin to follow the ledger.
 
         Raises:
-            LlmopsError: the base or the engine cannot be had; nothing is left running.
+            LlmopsError: the base or the engine cannot be had, or another gateway leads on another base; nothing is left
+                running.
         """
         base = await asyncio.to_thread(resolve_base, self._profile.base_model)
-        await self.keeper.open(base)
+        await asyncio.to_thread(self.seat.renew)
         try:
-            await self._replay()
+            if not self.seat.leads:
+                await asyncio.to_thread(require_same_base, self.registry, base)
+                log.info("another gateway leads on this database; this one follows it")
+            await self.keeper.open(base)
+            self.desk.since = (await asyncio.to_thread(self.registry.ledger.head))[0]
+            found = await self.names.replay()
         except BaseException:
             await self.keeper.close()
+            await asyncio.to_thread(self.seat.close)
             raise
+        self._last_seq = found.last_seq
+        if self.seat.leads:
+            self.names.term = self.seat.term
+            self._news.extend(found.unanswered)
+        for request in found.unanswered if not self.seat.leads else ():
+            self.names.follower.prepare(request)
         self._live.table = self._live.table.with_down(None)
-        loops = (self._follow(), self.keeper.watch(), self.rollouts.watch())
+        loops = [self._read_on(), self._follow(), self.keeper.watch(), self.rollouts.watch()]
+        loops += [self._keep_seat()] if self.seat.shared else []
         self._tasks = [asyncio.create_task(loop) for loop in loops]
 
     async def stop(self) -> None:
-        """End the loops and the engine."""
+        """End the loops, give up the lead, and end the engine."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.desk.close()
+        self.names.follower.leave()
+        await asyncio.to_thread(self.seat.close)
         self._live.table = self._live.table.with_down("serving has stopped")
         await self.keeper.close()
 
     async def add_adapter(self, reference: str) -> Loaded:
-        """Verify, load and prove a registered adapter under its operator name.
+        """Verify, load and prove a registered adapter under its operator name, at this gateway alone.
 
         Raises:
             LlmopsError: it is unknown, altered, does not fit, or is not applied by the engine.
         """
         record = await asyncio.to_thread(self.registry.adapter, reference)
         await asyncio.to_thread(self.registry.verify, record)
-        return await self.keeper.load(record, self._weight)
+        return await self.keeper.load(record, self.names.weight)
 
-    def _weight(self, digest: str) -> int:
-        """How much an adapter matters to the names: see `fleet.Weight`."""
-        if self.rollouts.needs(digest) or any(
-            route.adapter == digest for route in self._live.table.names.values()
-        ):
-            return 2
-        return int(any(state.previous and state.previous.adapter == digest for state in self.states.values()))
+    # ------------------------------------------------------------ what the ledger says
 
-    def _state_of(self, name: str) -> NameState:
-        return self.states.get(name, NameState(name))
-
-    # ------------------------------------------------------------ what is in force
-
-    async def _replay(self) -> None:
-        """Take over what the ledger says at the start."""
-        self.desk.since = (await asyncio.to_thread(self.registry.ledger.head))[0]
-        found = await asyncio.to_thread(replay, self.registry)
-        self._chain_fault, self._unanswered, self._last_seq = (
-            found.chain_fault,
-            found.unanswered,
-            found.last_seq,
-        )
-        self.states = dict(found.states)
-        self.rollouts.take_over(found.running)
-        self._live.table = self._live.table.with_version(found.version)
-        for name, broken in found.broken.items():
-            self._route(Route(name, broken.adapter, broken.release, None, broken.reason))
-        await self._restore_all(())
-
-    async def _restore_all(self, records: tuple[AdapterRecord, ...]) -> None:
-        """Route every name to its champion on a new engine session, then load `records` while there is room."""
-        self._warm = False
-        async with self._moving:
-            for name, state in self.states.items():
-                if state.champion is not None:
-                    await self._restore(name, state.champion)
-            await self.rollouts.restore()
-        for record in records:
+    async def _read_on(self) -> None:
+        """Read what is new, for ever."""
+        while True:
+            await asyncio.sleep(POLL_S)
             try:
-                await asyncio.to_thread(self.registry.verify, record)
-                await self.fleet.load(record, self._weight)
-            except LlmopsError as error:
-                log.warning("adapter %s is not loaded again: %s", record.model_name, error)
+                await self._read()
+            except Exception:  # a database that is away must not end the loop
+                log.exception("the ledger could not be read; trying again")
+                await asyncio.sleep(RETRY_S)
 
-    async def _restore(self, name: str, release: Release) -> None:
-        """Route a name to its champion if everything holds, else to the reason why not."""
-        target = reason = None
-        try:
-            self._require_chain()
-            record = await asyncio.to_thread(
-                check_champion, self.registry, release, self.fleet.session.signature
-            )
-            target = (await self.fleet.load(record, self._weight)).target
-        except LlmopsError as error:
-            reason = str(error)
-        self._route(Route(name, release.adapter, release.digest(), target, reason))
-
-    def _route(self, route: Route) -> None:
-        if route.reason is not None:
-            log.error("model %s does not serve: %s", route.name, route.reason)
-        self._live.table = self._live.table.with_route(route)
-
-    def _require_chain(self) -> None:
-        if self._chain_fault is not None:
-            raise ReleaseRefused(self._chain_fault)
-
-    async def _warm_previous(self) -> None:
-        """Load previous champions, so that a rollback is a flip; one that cannot be loaded is only noted."""
-        for state in list(self.states.values()):
-            if state.previous is None:
-                continue
-            try:
-                signature = self.fleet.session.signature
-                record = await asyncio.to_thread(check_champion, self.registry, state.previous, signature)
-                await self.keeper.load_if_room(record, self._weight)
-            except LlmopsError as error:
-                log.warning("model %s: its previous champion is not at hand: %s", state.name, error)
-
-    # ------------------------------------------------------------ requests
+    async def _read(self) -> None:
+        """Put new events behind those that wait; what an aborted rollout has of the traffic goes at once."""
+        async with self._reading:
+            kinds = REQUESTS if self.names.term else (*REQUESTS, *DECISIONS)
+            events = await asyncio.to_thread(self.registry.ledger.events, *kinds, after=self._last_seq)
+            if not events:
+                return
+            self._last_seq = events[-1].seq
+            for event in events:
+                if event.kind in DECISIONS and event.seq <= self.names.last_told:
+                    continue  # decided here, before another gateway led
+                if event.kind == "rollout.aborted":
+                    self.names.force.halt(str(event.body["rollout"]), str(event.body["reason"]))
+                elif event.kind in REQUESTS and not self.names.term:
+                    self.names.follower.prepare(event)
+                self._news.append(event)
+            self._stir.set()
 
     async def _follow(self) -> None:
-        """Settle requests in the order they were made, for ever."""
-        pending = list(self._unanswered)
+        """Settle requests, or take over what was decided about them, in the ledger's order, for ever."""
         while True:
             try:
-                while pending:
-                    await self._settle(pending[0])
-                    pending.pop(0)
-                if not self._warm:
-                    self._warm = True
-                    await self._warm_previous()
+                await self._turn()
+            except NotLeading as error:
+                log.warning("%s", error)
+                await asyncio.to_thread(self.seat.renew)
                 await asyncio.sleep(POLL_S)
-                pending = await asyncio.to_thread(
-                    self.registry.ledger.events, *REQUESTS, after=self._last_seq
-                )
-                self._last_seq = pending[-1].seq if pending else self._last_seq
             except Exception:  # a full disk or a locked database must not end the loop
                 log.exception("release requests could not be settled; trying again")
                 await asyncio.sleep(RETRY_S)
+
+    async def _turn(self) -> None:
+        """All that waits now, and then a moment's rest."""
+        if self.names.term not in (0, self.seat.term):
+            await self._step_down()
+        if self.names.term != self.seat.term:
+            await self._lead(self.seat.term)
+        while self._news and self.names.term == self.seat.term:
+            await self._take(self._news[0])
+            self._news.popleft()
+        if not self._news and not self.names.warm:
+            await self.names.load_previous()
+        self._stir.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stir.wait(), POLL_S if not self._news else 0)
+
+    async def _take(self, event: Event) -> None:
+        if event.kind in DECISIONS:
+            await self.names.follower.apply(event)
+        elif self.names.term:
+            await self._settle(event)
+
+    # ------------------------------------------------------------ who leads
+
+    async def _keep_seat(self) -> None:
+        """See whether this gateway still has the lead, or can have it, for ever."""
+        while True:
+            await asyncio.sleep(SEAT_S)
+            await asyncio.to_thread(self.seat.renew)
+            if self.names.term != self.seat.term:
+                self._stir.set()
+
+    async def _lead(self, term: int) -> None:
+        """Take over all that the leader before decided, then what it left undone."""
+        await self._read()
+        while self._news:
+            await self._take(self._news[0])  # not a request: those are asked for below
+            self._news.popleft()
+        up_to = self._last_seq
+        waiting = await asyncio.to_thread(unanswered, self.registry, up_to)
+        # What was read meanwhile has a higher number, and nobody else can have decided anything.
+        self._news.extendleft(reversed(waiting))
+        self.desk.since = up_to
+        self.names.term = term
+        self.names.follower.leave()
+        n_running = len(self.names.force.states)
+        log.warning(
+            "this gateway leads now: it carries on %d rollouts and settles %d requests",
+            n_running,
+            len(waiting),
+        )
+
+    async def _step_down(self) -> None:
+        """Decide nothing any more; what was about to be decided here is for another gateway."""
+        async with self._reading:
+            self.names.term = 0
+            self._news.clear()
+            self._last_seq = max(self._last_seq, self.names.last_told)
+        async with self.names.moving:
+            self.names.force.resume()
+        log.warning("this gateway does not lead any more; it follows")
+
+    # ------------------------------------------------------------ requests
 
     async def _settle(self, event: Event) -> None:
         """Carry out one request, or refuse it; the ledger gets the answer."""
@@ -212,38 +245,38 @@ class Control:
             return
         body = {key: str(event.body[key]) for key in ("public_name", "release", "adapter")}
         try:
-            self._require_chain()
+            self.names.require_chain()
             release = await asyncio.to_thread(self.registry.store.get_record, Release, body["release"])
-            state = self._state_of(release.public_name)
+            state = self.names.state_of(release.public_name)
             signature = self.fleet.session.signature
             record = await asyncio.to_thread(check_request, self.registry, release, state, signature)
             await self._move(release, record, body)
+        except NotLeading:
+            raise
         except LlmopsError as error:
             log.warning("release %s -> %s refused: %s", body["public_name"], short(body["adapter"]), error)
-            await asyncio.to_thread(
-                self.registry.ledger.append, "release.refused", {**body, "reason": str(error)}
-            )
+            await asyncio.to_thread(self.names.tell, "release.refused", {**body, "reason": str(error)})
 
     async def _move(self, release: Release, record: AdapterRecord, body: dict[str, str]) -> None:
         """Point a name at an adapter: load and prove it, swap the table, tell the ledger."""
-        name = release.public_name
+        name, force = release.public_name, self.names.force
         while True:
-            loaded = await self.keeper.load(record, self._weight)
-            async with self._moving:
+            loaded = await self.keeper.load(record, self.names.weight)
+            async with self.names.moving:
                 if self.keeper.fleet.get(record.adapter) is not loaded:
                     continue  # the engine was replaced, or the slot retired, while this waited
-                history = self._state_of(name).after(release)
+                history = self.names.state_of(name).after(release)
                 before = self._live.table
-                plan = self.rollouts.plan(name, release.adapter)
+                plan = force.plan(name, release.adapter)
                 route = Route(name, release.adapter, history[-1].digest(), loaded.target, plan=plan)
                 self._live.table = before.moved(route)
                 told = {**body, "route_version": self._live.table.version}
                 try:
-                    await asyncio.to_thread(self.registry.ledger.append, "release.activated", told)
+                    await asyncio.to_thread(self.names.tell, "release.activated", told)
                 except Exception:
                     self._live.table = self._live.table.with_names_of(before)
                     raise
                 self.states[name] = NameState(name, history)
-                self.rollouts.released(name, release.adapter)
+                force.released(name, release.adapter)
             log.info("%s -> %s (%s)", name, loaded.record.model_name, release.kind)
             return

@@ -21,6 +21,7 @@ from llmops.schema import JsonDict, short
 from llmops.serving.engine_switch import Room, Switching
 from llmops.serving.fleet import Loaded
 from llmops.serving.keeper import Keeper
+from llmops.serving.seat import NotLeading
 from llmops.serving.standing import with_settings
 
 log = logging.getLogger("llmops.serving")
@@ -58,6 +59,7 @@ class EngineDesk:
             "start": self._start, "switch": self._switch, "back": self._back, "retire": self._retire,
         }  # fmt: skip
         try:
+            self._require_alone()
             await actions[str(event.body["action"])](event)
         except LlmopsError as error:
             await self._refuse(event, error)
@@ -193,7 +195,10 @@ class EngineDesk:
 
     async def _note_lost(self, engine: str) -> None:
         self._forget_standby()
-        await self._tell("engine.retired", {"engine": engine, "reason": "it died"})
+        try:
+            await self._tell("engine.retired", {"engine": engine, "reason": "it died"})
+        except NotLeading as away:
+            log.warning("engine %s is gone: %s", short(engine), away)
 
     def _forget_standby(self) -> None:
         self._switching.aside, self._engines.needed = {}, frozenset()
@@ -213,6 +218,13 @@ class EngineDesk:
                 "engine: no second engine stands beside the one that serves; `llmops engine start PROFILE`"
             )
         return self._engines.standby
+
+    def _require_alone(self) -> None:
+        if n_others := self._place.n_others():
+            raise BadRequest(
+                f"engine: {n_others} other gateways follow this one with engines of their own; end them first, and "
+                "start them again with the new engine's profile"
+            )
 
     def _require_free(self) -> None:
         if self._busy is not None:
@@ -241,7 +253,10 @@ class EngineDesk:
     async def _refuse(self, event: Event, error: LlmopsError) -> None:
         log.warning("engine %s refused: %s", event.body["action"], error)
         body = {"request": event.seq, "reason": str(error), "exit_code": error.exit_code}
-        await self._tell("engine.refused", body)
+        try:
+            await self._tell("engine.refused", body)
+        except NotLeading as away:
+            log.warning("engine %s: %s", event.body["action"], away)
 
     async def _tell(self, kind: EventKind, body: JsonDict) -> None:
-        await asyncio.to_thread(self._place.registry.ledger.append, kind, body)
+        await asyncio.to_thread(self._place.tell, kind, body)

@@ -11,9 +11,8 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from llmops.db import writing
 from llmops.errors import EngineFailed, ReleaseRefused
-from llmops.ledger import Event, EventKind, append_event
+from llmops.ledger import Event, EventKind
 from llmops.records import Release
 from llmops.registry.names import NameState
 from llmops.schema import JsonDict, short
@@ -22,7 +21,7 @@ from llmops.serving.evidence import check_champion, check_request
 from llmops.serving.fleet import Loaded
 from llmops.serving.keeper import Keeper
 from llmops.serving.lock import announce_running, running
-from llmops.serving.rollout.director import Place
+from llmops.serving.rollout.inforce import Place
 from llmops.serving.routes import Route
 from llmops.serving.standing import settings_of
 
@@ -91,7 +90,7 @@ class Switching:
         told = self._events(event, to, moved)
         self._engines.swap()
         try:
-            await asyncio.to_thread(self._append, told)
+            await asyncio.to_thread(self._place.tell_all, told)
         except BaseException:
             self._engines.swap()
             raise
@@ -136,11 +135,6 @@ class Switching:
             "route_version": version,
         }  # fmt: skip
         return [*told, ("engine.switched", switched)]
-
-    def _append(self, told: list[tuple[EventKind, JsonDict]]) -> None:
-        with writing(self._place.registry.ledger.engine) as connection:
-            for kind, body in told:
-                append_event(connection, kind, body)
 
     def _announce(self) -> None:
         """Have serve.json tell the engine that serves."""

@@ -117,7 +117,9 @@ class Engines:
     def second(self, profile: ServeProfile) -> Keeper:
         """A keeper for an engine beside the one that serves; it is not started, and `stand_by` makes it known."""
         taken = self.serving.kept.log_name
-        return self._keeper(profile, Side(), SECOND_LOG if taken == ENGINE_LOG else ENGINE_LOG)
+        side = Side()
+        side.engine_is_shared = self.serving.side.engine_is_shared
+        return self._keeper(profile, side, SECOND_LOG if taken == ENGINE_LOG else ENGINE_LOG)
 
     def stand_by(self, keeper: Keeper) -> None:
         """Have an engine that has come up stand beside the one that serves."""

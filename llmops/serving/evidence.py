@@ -11,6 +11,7 @@ from llmops.errors import InvalidEvidence, ReleaseRefused
 from llmops.ledger import Event
 from llmops.records import AdapterRecord, Decision, EngineSignature, Release
 from llmops.registry.adapters import Registry
+from llmops.registry.engine_moves import ANSWERS
 from llmops.registry.names import RELEASE_KINDS, NameState, readable_anchors, readable_states
 from llmops.registry.releases import require_same_baseline, require_same_engine, verify_release
 from llmops.registry.rollouts import ROLLOUT_KINDS, RolloutState, fold_rollouts, route_version
@@ -62,9 +63,25 @@ def replay(registry: Registry) -> Replay:
     rollouts = fold_rollouts(registry.store, told)[0]
     running = tuple(state for state in rollouts.values() if state.phase == "running")
     last_seq = told[-1].seq if told else 0
-    answered = {str(e.body["release"]) for e in events if e.kind != "release.requested"}
-    unanswered = tuple(event for event in told if _waits(event, answered, rollouts))
-    return Replay(states, broken, unanswered, fault, last_seq, running, route_version(told))
+    waiting = _unanswered(told, rollouts)
+    return Replay(states, broken, waiting, fault, last_seq, running, route_version(told))
+
+
+def unanswered(registry: Registry, up_to: int) -> tuple[Event, ...]:
+    """Requests with a number up to `up_to` that no gateway has answered, oldest first."""
+    told = registry.ledger.events(*RELEASE_KINDS, *ROLLOUT_KINDS)
+    found = _unanswered(told, fold_rollouts(registry.store, told)[0])
+    engines = registry.ledger.events("engine.requested", *ANSWERS)
+    answered = {event.body.get("request") for event in engines if event.kind in ANSWERS}
+    asked = [event for event in engines if event.kind not in ANSWERS and event.seq not in answered]
+    waiting = sorted((*found, *asked), key=lambda event: event.seq)
+    return tuple(event for event in waiting if event.seq <= up_to)
+
+
+def _unanswered(told: list[Event], rollouts: dict[str, RolloutState]) -> tuple[Event, ...]:
+    releases = [event for event in told if event.kind in RELEASE_KINDS]
+    answered = {str(e.body["release"]) for e in releases if e.kind != "release.requested"}
+    return tuple(event for event in told if _waits(event, answered, rollouts))
 
 
 def _waits(event: Event, answered: set[str], rollouts: dict[str, RolloutState]) -> bool:

@@ -221,6 +221,8 @@ class Fleet:
             await asyncio.sleep(_BUSY_POLL_S)
 
     async def _forget(self, name: str) -> None:
+        if self.session.spec.url is not None and self.side.engine_is_shared():
+            return  # another gateway may be answering from it
         try:
             await self.session.unload_adapter(name)
         except (EngineFailed, BadRequest) as error:

@@ -1,21 +1,19 @@
-"""One serve a workspace and database: locks held for the process's life, and what a running one says of itself.
+"""One serve a workspace: a lock held for the process's life, and what a running one says of itself.
 
 The kernel's lock on `.llmops/serve.lock` ends with the process however it ends; the file holds pid and
 address of whoever has it. `.llmops/serve.json` is there while completions are answered. Without the lock
-held, neither file says anything. Workspaces on other machines may share a PostgreSQL database: there the
-database holds a second lock, and one serve answers for all of them.
+held, neither file says anything. Workspaces may share a PostgreSQL database: which of their serves leads is
+settled by `llmops.serving.seat`.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from llmops.db import open_database, serving_alone
 from llmops.errors import CouldNotRun
 from llmops.holder import AlreadyHeld, HeldFile, read_json
 from llmops.records import EngineSignature
@@ -38,18 +36,17 @@ class Running:
 
 @contextmanager
 def serve_lock(workspace: Workspace) -> Iterator[HeldFile]:
-    """Hold the workspace's lock, and its database's; gives the lock file for `tell_owner`.
+    """Hold the workspace's lock; gives the lock file for `tell_owner`.
 
     Raises:
-        CouldNotRun: another serve holds one of them; names its pid, and its address or machine.
+        CouldNotRun: another serve holds it; names its pid and address.
     """
     lock = _lock(workspace)
     try:
         with lock.held():
             workspace.serve_file.unlink(missing_ok=True)  # left by one that was killed
             try:
-                with _database_lock(workspace):
-                    yield lock
+                yield lock
             finally:
                 workspace.serve_file.unlink(missing_ok=True)
     except AlreadyHeld as error:
@@ -91,23 +88,6 @@ def stop(workspace: Workspace, timeout_s: float = STOP_TIMEOUT_S) -> bool:
 
 def _lock(workspace: Workspace) -> HeldFile:
     return HeldFile(workspace.state / LOCK_FILE)
-
-
-@contextmanager
-def _database_lock(workspace: Workspace) -> Iterator[None]:
-    """Hold the serve lock of a database that other workspaces may share; a file of this workspace needs none."""
-    if not workspace.database_url.startswith("postgresql"):
-        yield
-        return
-    called = "llmops serve: "
-    me = f"{called}process {os.getpid()} on {socket.gethostname()}"
-    with serving_alone(open_database(workspace.database_url), me) as holder:
-        if holder is not None:
-            raise CouldNotRun(
-                f"serve: {holder.removeprefix(called)} serves this workspace's database already; "
-                "use it, or end it with `llmops stop` there"
-            )
-        yield
 
 
 def _already(owner: JsonDict) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -184,7 +184,8 @@ class Side:
     """One engine's place in the gateway: where it is, what is answered by it under which names, and what runs on it.
 
     A request reads the side that serves once and keeps it: its engine and its table belong together whatever serves
-    later. `in_flight` counts the requests that run on each adapter or base there, by digest.
+    later. `in_flight` counts the requests that run on each adapter or base there, by digest. `engine_is_shared` says
+    whether other gateways may answer from somebody else's engine too: then no adapter is unloaded there.
     """
 
     def __init__(self) -> None:
@@ -192,6 +193,7 @@ class Side:
         self.table = RouteTable()
         self.url = ""
         self.in_flight: Counter[str] = Counter()
+        self.engine_is_shared: Callable[[], bool] = lambda: False
 
     @contextmanager
     def using(self, target: Target) -> Iterator[None]:

@@ -18,7 +18,7 @@ from llmops.engines.client import EngineClient
 from llmops.engines.process import EngineProcess
 from llmops.engines.remote import RemoteEngine, RunningEngine
 from llmops.engines.spec import EngineSpec, signature
-from llmops.errors import EngineFailed
+from llmops.errors import BadRequest, EngineFailed
 from llmops.records import EngineSignature
 from llmops.registry.bases import Base
 from llmops.schema import digest_of
@@ -79,7 +79,12 @@ class Session:
             return False
         if name not in await client.models():  # a gateway before this one may have loaded it
             seen_as = self.spec.adapters_at / path.name if self.spec.adapters_at else None
-            await client.load_adapter(name, path, seen_as)
+            try:
+                await client.load_adapter(name, path, seen_as)
+            except BadRequest:
+                if name not in await client.models():
+                    raise
+                log.info("engine %s: another gateway has just loaded %s", client.url, name)
         return True
 
     async def unload_adapter(self, name: str) -> None:

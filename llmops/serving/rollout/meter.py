@@ -60,6 +60,21 @@ class Meter:
         for count in self.counts(name).values():
             count.waits_ms = []
 
+    def take(self, name: str) -> dict[str, ArmCount]:
+        """What was counted in a name's running windows, by arm, which are empty then: for another gateway to add."""
+        taken = self.counts(name)
+        if taken:
+            self._counts[name] = {arm: ArmCount() for arm in taken}
+        return taken
+
+    def add(self, name: str, arm: str, counted: ArmCount) -> None:
+        """Add what was counted elsewhere to the running windows; nothing for what is not watched."""
+        count = self._counts.get(name, {}).get(arm)
+        if count is not None:
+            count.n_requests += counted.n_requests
+            count.n_errors += counted.n_errors
+            count.waits_ms += counted.waits_ms[: max(0, MAX_WAITS - len(count.waits_ms))]
+
     def failed(self, name: str, arm: str) -> None:
         """Count a failure that another target made good."""
         count = self._counts.get(name, {}).get(arm)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from llmops.errors import ReleaseRefused
@@ -21,13 +22,13 @@ class Models:
         self._registry = registry
         self._keeper = keeper
         self._weight = weight
-        self._wanted: set[str] = set()  # being loaded
+        self._wanted: Counter[str] = Counter()  # being loaded, and how often
         self._own: set[str] = set()  # loaded for a rollout alone
         self._retiring: set[asyncio.Task[None]] = set()
 
     def wants(self, model: str) -> bool:
         """Whether a model (digest) is being loaded for a rollout, and must not make room for another."""
-        return model in self._wanted
+        return self._wanted[model] > 0
 
     async def load(self, rollout: Rollout) -> tuple[Target, ...]:
         """The targets of all arms, loaded and proved.
@@ -35,11 +36,12 @@ class Models:
         Raises:
             LlmopsError: as `Keeper.load`.
         """
-        self._wanted |= {arm.model for arm in rollout.arms}
+        models = [arm.model for arm in rollout.arms]
+        self._wanted.update(models)
         try:
             return await self._each(rollout, lambda record: self._keeper.load(record, self._weight))
         finally:
-            self._wanted.clear()
+            self._wanted.subtract(models)
 
     async def load_now(self, rollout: Rollout) -> tuple[Target, ...]:
         """As `load`, for a session that is being made: nobody else loads meanwhile, and no other one is begun."""
