@@ -105,10 +105,10 @@ def list_releases() -> None:
 
 def settle(workspace: Workspace, registry: Registry, event: Event, release: Release) -> None:
     """Wait for the gateway's answer to a request and print it; without a gateway say that it waits."""
-    from llmops.serving.server import running
+    from llmops.serving.seat import somebody_serves
 
     model = registry.adapter(release.adapter).model_name
-    if running(workspace) is None:
+    if not somebody_serves(workspace):
         typer.echo(
             f"recorded, not serving: {release.public_name} -> {model} takes effect when `llmops serve` starts"
         )

@@ -240,9 +240,9 @@ def _begin(registry: Registry, name: str, draft: Draft) -> None:
 
 def _settle(registry: Registry, event: Event, digest: str, what: str) -> None:
     """Wait for the gateway's answer to a request about a rollout and print it."""
-    from llmops.serving.server import running
+    from llmops.serving.seat import somebody_serves
 
-    if running(find_workspace()) is None:
+    if not somebody_serves(find_workspace()):
         typer.echo(f"recorded, not serving: {what} takes effect when `llmops serve` starts")
         return
     deadline = time.monotonic() + ANSWER_TIMEOUT_S

@@ -49,6 +49,7 @@ def status(json: Annotated[bool, typer.Option("--json", help="Print it as JSON."
         "workspace": str(workspace.root),
         "serving": serving,
         "engines": told.get("engines", []),
+        "gateways": _gateways(workspace),
         "names": names,
         "damaged": damaged,
         "unfinished": _unfinished(registry.ledger.events(*RUN_KINDS)),
@@ -68,6 +69,13 @@ def _serving(workspace: Workspace) -> dict[str, Any] | None:
 
     info = running(workspace)
     return {"url": info.url, "pid": info.pid, "engine": info.engine.to_pairs()} if info else None
+
+
+def _gateways(workspace: Workspace) -> list[dict[str, Any]]:
+    """The gateways on a shared database, the leading one first; none where the workspace has a file of its own."""
+    from llmops.serving.seat import seated
+
+    return [{"who": one.who, "leads": one.leads} for one in seated(workspace.database_url)]
 
 
 def _told(url: str) -> dict[str, Any]:
@@ -219,6 +227,8 @@ def _print(state: dict[str, Any]) -> None:
     for engine in state["engines"]:
         if not engine["serves"]:
             typer.echo(f"stands by  {engine['colour']}: {described(engine)}")
+    for gateway in state["gateways"]:
+        typer.echo(f"gateways   {gateway['who']} ({'leads' if gateway['leads'] else 'follows'})")
     for name in state["names"]:
         _print_name(name)
     if not state["names"]:

@@ -276,6 +276,11 @@ class Gateway:
         )
         metrics.gauge("llmops_route_version", "Version of the route table.", lambda: live.table.version)
         metrics.gauge(
+            "llmops_gateway_leads",
+            "1 at the gateway that decides.",
+            lambda: float(self.control.names.leads()),
+        )
+        metrics.gauge(
             "llmops_usage_lost", "Requests whose use could not be kept.", lambda: self.access.usage.n_lost
         )
         metrics.total("llmops_request_log_lost", "Log lines lost to a full disk.", lambda: self.log.n_lost)

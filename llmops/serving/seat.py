@@ -10,12 +10,15 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
 from llmops.db import LEAD_LOCK, SERVE_LOCK, open_database
 from llmops.errors import CouldNotRun, LlmopsError
+from llmops.serving.lock import running
+from llmops.settings import Workspace
 
 CALLED = "llmops serve: "
 _SETTINGS = {
@@ -92,10 +95,16 @@ class Seat:
         except LlmopsError as error:
             if self._session is not None:
                 log.error("this gateway lost its place among those of its database: %s", error)
-            self.close()
+            self._drop()
 
     def close(self) -> None:
-        """Give the place up, and the lead with it."""
+        """Give the place up, and the lead with it: at once free for another."""
+        if self._session is not None:
+            with suppress(LlmopsError):
+                self._session.connection.execute(text("SELECT pg_advisory_unlock_all()"))
+        self._drop()
+
+    def _drop(self) -> None:
         session, self._session = self._session, None
         self.term = 0 if self.shared else 1
         if session is not None:
@@ -151,3 +160,12 @@ def seated(url: str) -> list[Seated]:
     with open_database(url).connect() as connection:
         rows = connection.execute(query, {"lead": LEAD_LOCK, "here": SERVE_LOCK}).all()
     return [Seated(str(row.who).removeprefix(CALLED), bool(row.leads)) for row in rows]
+
+
+def somebody_serves(workspace: Workspace) -> bool:
+    """Whether a gateway answers requests in this workspace's ledger: its own, or another one on its database.
+
+    Raises:
+        LlmopsError: the database cannot be read.
+    """
+    return running(workspace) is not None or any(one.leads for one in seated(workspace.database_url))

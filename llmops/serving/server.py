@@ -151,7 +151,10 @@ class _Service:
 
     async def _announce(self, announce: Callable[[str], None]) -> None:
         session = self._gateway.control.fleet.session
-        body = {"url": self._url, "engine": session.engine_digest, "base": session.base.digest}
+        body = {
+            "url": self._url, "engine": session.engine_digest, "base": session.base.digest,
+            "leads": self._gateway.control.names.leads(),
+        }  # fmt: skip
         await asyncio.to_thread(self._gateway.control.registry.ledger.append, "serve.started", body)
         announce_running(self._workspace, self._url, session.signature)
         announce(self._url)

@@ -19,6 +19,7 @@ def status_of(control: Control, live: Live, counts: JsonDict) -> JsonDict:
     status: JsonDict = {
         "pid": os.getpid(), "down": table.down, "engine": None, "engine_process": None, "base": None, "adapters": [],
         "routes": {"version": table.version, "names": names}, "engines": _engines(control),
+        "gateway": {"leads": control.names.leads(), "n_others": control.seat.n_others},
         **counts,
     }  # fmt: skip
     try:

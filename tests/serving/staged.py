@@ -55,8 +55,10 @@ class StagedEngine:
     broken: set[str] = field(default_factory=set)
     unlisted: set[str] = field(default_factory=set)
     logprob: dict[str, float] = field(default_factory=dict)
+    not_applied: set[str] = field(default_factory=set)
     held: bool = False  # no answer goes out
     mark: str = ""  # stands at the end of every answer
+    slow_loads: bool = False  # nothing that is asked to be loaded is
     url: str = ""
     n_answers: int = 0
     running: int = 0
@@ -88,6 +90,10 @@ class StagedEngine:
 
     async def _load(self, request: web.Request) -> web.Response:
         name = (await request.json())["lora_name"]
+        while True:
+            if not self.slow_loads:
+                break
+            await asyncio.sleep(0.01)
         self.log.append(("load", name))
         self.loaded.append(name)
         return web.json_response({})
@@ -105,7 +111,8 @@ class StagedEngine:
             return web.json_response({"error": {"message": f"no model {model}"}}, status=404)
         if body.get("echo"):
             self.log.append(("proof", model))
-            rows = NO_PROBES.base_logprobs if model == self.loaded[0] else NO_PROBES.adapter_logprobs
+            as_base = model == self.loaded[0] or model in self.not_applied
+            rows = NO_PROBES.base_logprobs if as_base else NO_PROBES.adapter_logprobs
             choices = [
                 {"index": i, "logprobs": {"token_logprobs": [None, *row]}} for i, row in enumerate(rows)
             ]
@@ -199,6 +206,13 @@ class Staged:
     engines: list[StagedEngine]
     processes: list[Process]
     client: httpx.Client
+    thread: threading.Thread | None = None
+
+    def end(self) -> None:
+        """Stop the gateway and its engine; nothing when it has stopped."""
+        if self.thread is not None and self.thread.is_alive():
+            self.loop.call_soon_threadsafe(self.gateway.stopping.set)  # type: ignore[attr-defined]
+            self.thread.join(30)
 
     @property
     def engine(self) -> StagedEngine:
@@ -267,32 +281,69 @@ def staged_gateway(root: Path, **profile: Any) -> Iterator[Staged]:
     """A gateway whose name docs stands for the first of three adapters; a workspace that is there is taken over."""
     fresh = not (root / "llmops.yaml").exists()
     workspace, base, adapters = make_workspace(root)
-    registry = Registry.of(workspace)
     if fresh:
-        engine = signature(_spec(base), VERSION)
-        decide(registry, adapters[0], engine)
-        activate(registry, request_promotion(registry, "docs", None)[0])
-    started: Future[Staged] = Future()
-    staged = (workspace, registry, base, adapters)
+        release_first(workspace, base, adapters)
     with ExitStack() as stack:
         stack.enter_context(patch.object(control, "POLL_S", 0.02))
         stack.enter_context(patch.object(director, "CHECK_S", 0.1))
         stack.enter_context(patch.object(engines, "WATCH_S", 0.03))
-        bases = {"none": base, "other": OTHER_BASE}
+        stack.enter_context(scripted_engines(base))
+        yield stack.enter_context(running_gateway(workspace, base, adapters, **profile))
+
+
+def release_first(workspace: Workspace, base: Base, adapters: tuple[AdapterRecord, ...]) -> None:
+    """Have docs stand for the first adapter."""
+    registry = Registry.of(workspace)
+    decide(registry, adapters[0], signature(_spec(base), VERSION))
+    activate(registry, request_promotion(registry, "docs", None)[0])
+
+
+_STARTED: dict[Path, tuple[list[StagedEngine], list[Process]]] = {}  # engine sessions by workspace
+
+
+@contextmanager
+def scripted_engines(base: Base) -> Iterator[None]:
+    """Every gateway of this process gets scripted engines; profiles serve `base`, or a base of another name."""
+    bases = {"none": base, "other": OTHER_BASE}
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(keeper, "start_session", _start_session))
         for module in (control, engine_desk):
             stack.enter_context(patch.object(module, "resolve_base", bases.__getitem__))
-        thread = threading.Thread(target=lambda: asyncio.run(_serve(staged, profile, started)))
-        thread.start()
-        found = started.result(30)
-        try:
-            yield found
-        finally:
-            found.loop.call_soon_threadsafe(found.gateway.stopping.set)  # type: ignore[attr-defined]
-            thread.join(30)
+        yield
+
+
+@contextmanager
+def running_gateway(
+    workspace: Workspace, base: Base, adapters: tuple[AdapterRecord, ...], **profile: Any
+) -> Iterator[Staged]:
+    """A gateway of a workspace, inside `scripted_engines`; `end` it before the block's end if it is to go first."""
+    started: Future[Staged] = Future()
+    staged = (workspace, Registry.of(workspace), base, adapters)
+    thread = threading.Thread(target=lambda: asyncio.run(_serve(staged, profile, started)))
+    thread.start()
+    found = started.result(60)
+    found.thread = thread
+    try:
+        yield found
+    finally:
+        found.end()
 
 
 def _spec(base: Base) -> EngineSpec:
     return EngineSpec("transformers", base.path, base.model_name, base.digest, dtype="float32")
+
+
+async def _start_session(spec: EngineSpec, base: Base, workspace: Workspace, *_: Any) -> Session:
+    sessions, processes = _STARTED[workspace.root]
+    engine = StagedEngine([base.model_name])
+    runner = web.AppRunner(engine.app(), handler_cancellation=True)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    engine.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    process = Process(spec, engine.url, workspace.logs / "engine.log", runner)
+    sessions.append(engine)
+    processes.append(process)
+    return Session(process, (EngineClient(engine.url),), base, signature(spec, VERSION))  # type: ignore[arg-type]
 
 
 async def _serve(
@@ -301,22 +352,9 @@ async def _serve(
     started: Future[Staged],
 ) -> None:
     workspace, registry, base, adapters = staged
-    engines: list[StagedEngine] = []
-    processes: list[Process] = []
-
-    async def start_session(spec: EngineSpec, base: Base, *_: Any) -> Session:
-        engine = StagedEngine([base.model_name])
-        runner = web.AppRunner(engine.app(), handler_cancellation=True)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        engine.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        process = Process(spec, engine.url, workspace.logs / "engine.log", runner)
-        engines.append(engine)
-        processes.append(process)
-        return Session(process, (EngineClient(engine.url),), base, signature(spec, VERSION))  # type: ignore[arg-type]
-
+    sessions, processes = _STARTED[workspace.root] = ([], [])
     try:
-        with patch.object(keeper, "start_session", start_session), serve_lock(workspace) as lock:
+        with serve_lock(workspace) as lock:
             gateway = build_app(profile_of(**{"engine": FLOAT32, **changes}), workspace)
             gateway.stopping = asyncio.Event()  # type: ignore[attr-defined]
             await gateway.start()
@@ -329,7 +367,7 @@ async def _serve(
             loop = asyncio.get_running_loop()
             client = httpx.Client(timeout=30, limits=httpx.Limits(max_connections=64))
             started.set_result(
-                Staged(url, gateway, workspace, registry, base, adapters, loop, engines, processes, client)
+                Staged(url, gateway, workspace, registry, base, adapters, loop, sessions, processes, client)
             )
             await gateway.stopping.wait()  # type: ignore[attr-defined]
             server.should_exit = True
