@@ -39,6 +39,12 @@ TELLS: dict[str, tuple[Kind, str, str | None, tuple[str, ...]]] = {
     "release.requested": ("release", "release", "public_name", ("kind", "adapter")),
     "release.activated": ("release", "release", None, ("public_name", "adapter")),
     "release.refused": ("release", "release", None, ("public_name", "adapter", "reason")),
+    "rollout.requested": ("rollout", "rollout", "public_name", ()),
+    "rollout.started": ("rollout", "rollout", None, ("public_name",)),
+    "rollout.refused": ("rollout", "rollout", None, ("public_name", "reason")),
+    "rollout.stepped": ("rollout", "rollout", None, ("public_name", "share")),
+    "rollout.ready": ("rollout", "rollout", None, ("public_name",)),
+    "rollout.aborted": ("rollout", "rollout", None, ("public_name", "reason")),
 }
 """Kind of event -> kind of thing it is about; the fields of its body with the thing's digest and, where the event made
 the thing, what it may be called by; and the other fields that are read."""

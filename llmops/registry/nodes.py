@@ -24,6 +24,7 @@ Kind = Literal[
     "decision",
     "approval",
     "release",
+    "rollout",
     "name",
 ]
 KINDS: tuple[str, ...] = get_args(Kind)

@@ -29,6 +29,7 @@ from llmops.records import (
     Rating,
     Release,
     Report,
+    Rollout,
 )
 from llmops.registry.nodes import Kind
 from llmops.schema import R, short
@@ -251,6 +252,18 @@ def _release(sources: Sources, digest: str, events: Events) -> Known:
     return Known(record.public_name, f"{record.kind}, {state}", record.created_at, tuple(links))
 
 
+def _rollout(sources: Sources, digest: str, events: Events) -> Known:
+    record, problem = sources.read(Rollout, digest)
+    state = events[-1].kind.partition(".")[2] if events else "never requested"
+    if record is None:
+        return Known(_said(events, "public_name"), state, _at(events), (), (), problem)
+    links: list[Link] = [_model("gives traffic to", arm.model, sources) for arm in record.arms]
+    links.append(("beside", "adapter", record.champion))
+    decisions = dict.fromkeys(arm.decision for arm in record.arms if arm.decision is not None)
+    links += [("stands on", "decision", decision) for decision in decisions]
+    return Known(record.public_name, f"{record.kind}, {state}", record.created_at, tuple(links))
+
+
 def _model(word: str, digest: str, sources: Sources, base: str | None = None) -> Link:
     """An edge to a model; without its base's digest a model that was never registered is taken for a base."""
     is_base = digest == base or (base is None and digest not in sources.registered)
@@ -277,5 +290,6 @@ READERS: dict[Kind, Callable[[Sources, str, Events], Known]] = {
     "decision": _decision,
     "approval": _approval,
     "release": _release,
+    "rollout": _rollout,
 }
 """Public names have none: they are folded from all events about them (`llmops.registry.graph`)."""

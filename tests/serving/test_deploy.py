@@ -123,15 +123,29 @@ def test_pods_are_of_one_mind_with_the_profile(in_cluster: ServeProfile) -> None
 
 
 def test_engine_and_gateway_see_the_store_under_one_path() -> None:
+    seen = []
     for kind, name in (("StatefulSet", "engine"), ("Deployment", "gateway")):
-        mounts = {m["name"]: m["mountPath"] for m in _container(kind, name)["volumeMounts"]}
-        assert (mounts["state"], mounts["base"]) == ("/workspace/.llmops", "/models/base")
+        mounts = _container(kind, name)["volumeMounts"]
+        assert {m["mountPath"] for m in mounts if m["name"] == "base"} == {"/models/base"}
+        places = {m.get("subPath", ""): m["mountPath"] for m in mounts if m["name"] == "state"}
+        seen.append(places.get("store") or f"{places['']}/store")
+    assert seen == ["/workspace/.llmops/store"] * 2
     for name in ("engine", "gateway"):
         places = {
             v.rpartition(":")[0] if v.endswith(":ro") else v for v in COMPOSE["services"][name]["volumes"]
         }
         assert "state:/workspace/.llmops" in places
         assert any(place.endswith("}:/models/base") for place in places)
+
+
+def test_gateways_of_a_cluster_share_a_store_and_no_workspace() -> None:
+    """Two serves of one workspace would be refused: the folder of the lock is each pod's own."""
+    deployment = _named("Deployment", "gateway")["spec"]
+    assert deployment["replicas"] > 1
+    mounts = {m["mountPath"]: m["name"] for m in _container("Deployment", "gateway")["volumeMounts"]}
+    volumes = {v["name"]: v for v in deployment["template"]["spec"]["volumes"]}
+    assert "emptyDir" in volumes[mounts["/workspace/.llmops"]]
+    assert "persistentVolumeClaim" in volumes[mounts["/workspace/.llmops/store"]]
 
 
 def test_compose_is_of_one_mind_with_its_profile() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from llmops.records import LiveVote, RolloutEvidence
+from llmops.registry.graph import build_graph
 from llmops.schema import digest_of
 from llmops.serving.rollout.shadow import ShadowAnswer
 from tests.serving.gateway import wait_for
@@ -359,6 +360,23 @@ def test_canary_goes_up_only_with_votes_and_whole_windows_and_is_promoted_on_its
     assert staged.chat().headers["x-llmops-model"] == canary.adapter
     assert "promoted: it is the champion now" in staged.done("rollout", "status")
     assert kinds(staged)["rollout.aborted"] == 0
+
+
+def test_lineage_of_an_adapter_shows_the_rollouts_it_had(staged: Staged) -> None:
+    first, second, _ = staged.adapters
+    staged.decided(second)
+    staged.done("rollout", "canary", "docs", "--adapter", "docs1", "--weight", "0.5")
+    assert "canary, started" in staged.done("lineage", "docs1", "--down")
+    staged.done("rollout", "abort", "docs", "--reason", "it rambles")
+    shown = staged.done("lineage", "docs1", "--down")
+    assert "canary, aborted" in shown
+    graph = build_graph(staged.registry)
+    [rollout] = [node for node in graph.nodes.values() if node.kind == "rollout"]
+    ends = {(edge.word, edge.target) for edge in graph.edges if edge.source == rollout.id}
+    decision = staged.registry.ledger.events("decision.made")[-1].body["decision"]
+    assert ends == {
+        ("gives traffic to", second.adapter), ("beside", first.adapter), ("stands on", decision)
+    }  # fmt: skip
 
 
 def test_failing_canary_is_aborted_and_its_fallback_keeps_clients_whole(staged: Staged) -> None:

@@ -278,6 +278,13 @@ def test_follower_keeps_the_table_before_until_its_engine_has_the_adapter(two: T
     assert second.adapter != first.adapter
 
 
+def test_engine_is_not_switched_under_gateways_that_follow(two: Two) -> None:
+    profile = two.leader.workspace.root / "green.yaml"
+    profile.write_text("base_model: none\nengine: {kind: transformers, dtype: float32, device: cpu}\n")
+    refused = two.leader.cli("engine", "start", str(profile))
+    assert (refused.code, "1 other gateways follow this one" in refused.err) == (2, True), refused.err
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_serve_on_another_base_is_refused_in_one_line(two: Two, tmp_path: Path) -> None:
     from llmops.errors import BadRequest
