@@ -78,7 +78,8 @@ def plan_switch(registry: Registry, engine: EngineSignature, chosen: Mapping[str
 
     Raises:
         BadRequest: `chosen` has a name without a champion.
-        ReleaseRefused: some names have none; says which, why, and what to run.
+        ReleaseRefused: a name has none, or approvals are missing; says which, why, and what to run.
+        InvalidEvidence: something that one stands on is missing or was altered.
     """
     states = readable_states(registry.store, registry.ledger.events(*RELEASE_KINDS))[0]
     serving = {name: state for name, state in states.items() if state.champion is not None}
@@ -86,14 +87,17 @@ def plan_switch(registry: Registry, engine: EngineSignature, chosen: Mapping[str
         raise BadRequest(
             f"engine switch: --release {name}: there is no such public name; known: {_list(serving)}"
         )
-    releases, problems = {}, []
+    releases: dict[str, Release] = {}
+    problems: list[LlmopsError] = []
     for name, state in serving.items():
         try:
             releases[name] = _release_on(registry, state, engine, chosen.get(name))
         except LlmopsError as error:
-            problems.append(str(error))
-    if problems:
-        raise ReleaseRefused("engine switch: " + "; ".join(problems))
+            problems.append(error)
+    if len(problems) > 1:
+        raise ReleaseRefused("engine switch: " + "; ".join(map(str, problems)))
+    for problem in problems:
+        raise problem
     return releases
 
 
@@ -158,7 +162,7 @@ def _missing(registry: Registry, champion: Release, engine: EngineSignature, ada
             except ReleaseRefused as refused:
                 why = str(refused).removeprefix(f"release {name}: ").partition(";")[0]
     return (
-        f"{name}: {why}; run `llmops eval SUITE --adapter {model} --engine green`, then "
+        f"engine switch {name}: {why}; run `llmops eval SUITE --adapter {model} --engine green`, then "
         f"`llmops gate check GATE --adapter {model}`"
     )
 

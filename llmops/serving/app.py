@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
-from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -26,6 +25,7 @@ from llmops.serving.control import Control
 from llmops.serving.feedback_api import PATH as FEEDBACK
 from llmops.serving.feedback_api import FeedbackApi
 from llmops.serving.front import Hosts, raw_path, read_headers
+from llmops.serving.green import GREEN, Green, Paperwork
 from llmops.serving.http import (
     JSON_TYPE,
     ClientGone,
@@ -34,7 +34,7 @@ from llmops.serving.http import (
     Refusal,
     Scope,
     Send,
-    header,
+    require_json,
     respond,
     respond_json,
 )
@@ -48,7 +48,7 @@ from llmops.serving.relay import Relay, Sinks
 from llmops.serving.request_log import RequestLog
 from llmops.serving.response_cache import ResponseCache
 from llmops.serving.routes import Live, RouteTable, Target
-from llmops.serving.status import status_of, status_on
+from llmops.serving.status import status_of
 from llmops.serving.tracing import Tracer
 from llmops.serving.upstream import EMBEDDINGS
 from llmops.settings import Workspace
@@ -61,9 +61,6 @@ METHODS = {
         ("/v1/models", "/llmops/status", "/healthz", "/readyz", "/metrics", "/openapi.json"), "GET"
     ),
 }
-GREEN = "/green"
-"""What stands before the paths that the second engine answers; an OpenAI client takes it as part of the address."""
-ON_GREEN = (*COMPLETIONS, "/llmops/adapters", "/v1/models", "/llmops/status")
 log = logging.getLogger("llmops.serving")
 PLAIN_TEXT: Header = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 
@@ -91,6 +88,7 @@ class Gateway:
         observer = Observer(self.recorder, self.cache)
         sinks = Sinks(self.log, self.metrics, self.access, observer, self.tracer)
         self.relay = Relay(self.live, profile, sinks)
+        self.green = Green(self.control, self.relay, Paperwork(self._audit, self._loading, self._model_cards))
         self.started_at = int(time.time())
         self._show_state()
 
@@ -166,8 +164,7 @@ class Gateway:
         wanted = METHODS.get(path)
         if wanted is None:
             if path.startswith(GREEN + "/"):
-                green = path.removeprefix(GREEN)
-                return await self._green(green, scope, receive, send, principal)
+                return await self.green.answer(path.removeprefix(GREEN), (scope, receive, send), principal)
             if path.startswith("/v1/models/") and method == "GET":
                 name = unquote(path.removeprefix("/v1/models/"))
                 return await respond_json(send, self._model_card(name, principal))
@@ -177,7 +174,7 @@ class Gateway:
         if method != wanted:
             raise Refusal(405, f"{path} takes {wanted}, not {method}", code="method_not_allowed")
         if wanted == "POST":
-            _require_json(scope)
+            require_json(scope)
         if path in COMPLETIONS:
             return await self.relay.complete(scope, receive, send, principal)
         if path == FEEDBACK:
@@ -208,40 +205,6 @@ class Gateway:
             {"status": "ok"} if problem is None else {"status": "unavailable", "reason": problem},
             200 if problem is None else 503,
         )
-
-    async def _green(
-        self, path: str, scope: Scope, receive: Receive, send: Send, principal: Principal
-    ) -> None:
-        """Answer an operator from the engine that stands beside another one: what it would serve, before it does."""
-        keeper, control = self.control.keeper.green, self.control
-        if keeper is None:
-            raise Refusal(
-                404, "no second engine is there; `llmops engine start PROFILE`", code="no_second_engine"
-            )
-        wanted = METHODS.get(path) if path in ON_GREEN else None
-        if wanted != scope["method"]:
-            served = ", ".join(GREEN + name for name in ON_GREEN)
-            raise Refusal(
-                404,
-                f"{scope['method']} {GREEN}{path[:100]} is not served; paths: {served}",
-                code="unknown_path",
-            )
-        if wanted == "POST":
-            _require_json(scope)
-        if path in COMPLETIONS:
-            return await self.relay.complete({**scope, "path": path}, receive, send, principal, keeper.side)
-        if path == "/v1/models":
-            cards = self._model_cards(principal, keeper.side.table)
-            return await respond_json(send, {"object": "list", "data": cards})
-        if path == "/llmops/status":
-            return await respond_json(send, status_on(keeper))
-        load = (
-            control.add_adapter
-            if keeper is control.keeper.serving
-            else partial(control.desk.add_adapter, keeper)
-        )
-        act = self._loading.add(scope, receive, keeper.side, load)
-        return await respond_json(send, await self._audit.call(principal, f"POST {GREEN}{path}", act))
 
     def _model_cards(self, principal: Principal, table: RouteTable) -> list[dict[str, Any]]:
         visible = visible_targets(principal, table)
@@ -301,9 +264,3 @@ class Gateway:
                 await send({"type": "lifespan.shutdown.complete"})
         except LlmopsError as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
-
-
-def _require_json(scope: Scope) -> None:
-    kind = header(scope, b"content-type") or b""
-    if kind.partition(b";")[0].strip().lower() != b"application/json":
-        raise Refusal(415, "send the header Content-Type: application/json", code="unsupported_media_type")

@@ -144,3 +144,14 @@ async def respond_json(
 ) -> None:
     """Send a value as JSON."""
     await respond(send, status, [JSON_TYPE, *headers], orjson.dumps(value))
+
+
+def require_json(scope: Scope) -> None:
+    """Refuse a body that a web page in somebody's browser could send without asking.
+
+    Raises:
+        Refusal: 415, it is not declared to be JSON.
+    """
+    kind = header(scope, b"content-type") or b""
+    if kind.partition(b";")[0].strip().lower() != b"application/json":
+        raise Refusal(415, "send the header Content-Type: application/json", code="unsupported_media_type")
