@@ -1,4 +1,5 @@
-"""Killed writers: whatever a ledger or store acknowledged is there, whole, after kill -9."""
+"""Many killed writers: whatever a ledger or store acknowledged is there, whole, after kill -9. Three of them, on each
+backend: tests/storage/test_shared_ledger.py."""
 
 from __future__ import annotations
 
@@ -56,10 +57,6 @@ def _check_kills(workspace: Workspace, n_kills: int) -> None:
     for digest in store.digests("blob"):
         store.verify("blob", digest)
     assert set(said.values()) <= set(store.digests("blob"))
-
-
-def test_three_killed_writers_lose_nothing_they_acknowledged(workspace: Workspace) -> None:
-    _check_kills(workspace, 3)
 
 
 @pytest.mark.slow

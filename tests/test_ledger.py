@@ -1,19 +1,13 @@
 from __future__ import annotations
 
 import sqlite3
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
-from sqlalchemy import text
 
-from llmops.db import HEAD_REVISION, open_database
-from llmops.errors import CouldNotRun, InvalidEvidence
+from llmops.errors import InvalidEvidence
 from llmops.ledger import GENESIS, Anchor, Ledger, event_hash
 from llmops.settings import Workspace
-from llmops.tables import metadata
 
 
 @pytest.fixture
@@ -91,32 +85,6 @@ def test_chain_rewritten_from_the_start_disagrees_with_an_anchor(
     assert ledger.verify() == 5
     with pytest.raises(InvalidEvidence, match="event 2 is not the one the release of docs was bound to"):
         ledger.verify([anchor])
-
-
-def _append_many(url: str) -> None:
-    ledger = Ledger(open_database(url))
-    for n in range(40):
-        ledger.append("run.started", {"run": str(n)})
-
-
-def test_processes_appending_at_once_on_a_fresh_database_lose_nothing(workspace: Workspace) -> None:
-    url = workspace.database_url
-    with get_context("spawn").Pool(3) as pool:
-        pool.map(_append_many, [url] * 3)
-    assert Ledger.of(workspace).verify() == 120
-
-
-def test_migrations_make_exactly_the_tables_the_code_uses(workspace: Workspace) -> None:
-    engine = open_database(workspace.database_url)
-    with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == HEAD_REVISION
-
-
-def test_database_of_a_newer_version_is_refused(workspace: Workspace, ledger: Ledger) -> None:
-    _execute(workspace, "UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(CouldNotRun, match="written by a newer llmops"):
-        Ledger.of(workspace)
 
 
 def test_unknown_event_kind_is_a_programming_error(ledger: Ledger) -> None:
