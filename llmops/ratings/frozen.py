@@ -39,14 +39,14 @@ def freeze_votes(store: Store, rows: Iterable[Rating]) -> str:
     return store.put_files("votes", {VOTES_FILE: b"".join(lines)})
 
 
-def votes_of(store: Store, evidence: RatingEvidence) -> list[str]:
-    """Digests of the ratings that a decision counted.
+def rated_in(store: Store, votes: str) -> list[str]:
+    """Digests of the ratings that were frozen as `votes` (a digest).
 
     Raises:
         InvalidEvidence: the frozen votes are gone or altered.
     """
-    folder = store.verify("votes", evidence.votes)
-    return [str(json.loads(line)["rating"]) for line in (folder / VOTES_FILE).read_bytes().splitlines()]
+    lines = (store.verify("votes", votes) / VOTES_FILE).read_bytes().splitlines()
+    return [str(json.loads(line)["rating"]) for line in lines]
 
 
 def n_taken_back(store: Store, ledger: Ledger, evidence: RatingEvidence) -> int:
@@ -56,7 +56,7 @@ def n_taken_back(store: Store, ledger: Ledger, evidence: RatingEvidence) -> int:
         InvalidEvidence: the frozen votes are gone or altered.
     """
     gone = withdrawn_ratings(ledger)
-    return sum(rating in gone for rating in votes_of(store, evidence)) if gone else 0
+    return sum(rating in gone for rating in rated_in(store, evidence.votes)) if gone else 0
 
 
 def verify_votes(store: Store, ledger: Ledger, evidence: RatingEvidence) -> None:

@@ -34,6 +34,7 @@ TELLS: dict[str, tuple[Kind, str, str | None, tuple[str, ...]]] = {
     "campaign.closed": ("campaign", "campaign", None, ("name",)),
     "rating.given": ("rating", "rating", "number", ("campaign", "item")),
     "preferences.snapshotted": ("preferences", "preferences", "name", ("campaign",)),
+    "judge.calibrated": ("calibration", "calibration", "judge", ("campaign",)),
     "decision.made": ("decision", "decision", "public_name", ("verdict", "candidate")),
     "approval.given": ("approval", "approval", "approval", ("decision",)),
     "release.requested": ("release", "release", "public_name", ("kind", "adapter")),

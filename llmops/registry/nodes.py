@@ -21,6 +21,7 @@ Kind = Literal[
     "campaign",
     "rating",
     "preferences",
+    "calibration",
     "decision",
     "approval",
     "release",

@@ -94,14 +94,14 @@ def require_standing_votes(registry: Registry, decision: Decision, name: str) ->
     Raises:
         InvalidEvidence: says how many.
     """
-    if decision.ratings is None:
-        return
-    n = n_taken_back(registry.store, registry.ledger, decision.ratings)
-    if n:
-        raise InvalidEvidence(
-            f"release {name}: {n} of {decision.ratings.n_votes} votes behind decision {short(decision.digest())} were "
-            "taken back by their raters; open the campaign again, then `llmops gate check`"
-        )
+    judged = decision.judge.ratings if decision.judge else None
+    for counted, what in ((decision.ratings, "votes"), (judged, "votes that calibrated the judge")):
+        n = n_taken_back(registry.store, registry.ledger, counted) if counted else 0
+        if counted and n:
+            raise InvalidEvidence(
+                f"release {name}: {n} of {counted.n_votes} {what} behind decision {short(decision.digest())} were "
+                "taken back by their raters; open the campaign again, then `llmops gate check`"
+            )
 
 
 def _measured_anew(registry: Registry, state: NameState, decision: Decision) -> bool:

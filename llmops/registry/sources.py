@@ -24,6 +24,7 @@ from llmops.records import (
     Campaign,
     DatasetSnapshot,
     Decision,
+    JudgeCalibration,
     Lineage,
     PreferenceSnapshot,
     Rating,
@@ -214,18 +215,38 @@ def _decision(sources: Sources, digest: str, events: Events) -> Known:
         name, verdict = _said(events, "public_name"), _said(events, "verdict")
         return Known(name, verdict, _at(events), tuple(told), (), problem)
     links: list[Link] = [("decides on", "report", report) for report in record.reports]
-    parts: tuple[str, ...] = ()
-    if record.ratings is not None:
-        parts = (record.ratings.votes,)
-        links.append(("counts votes of", "campaign", record.ratings.campaign))
-        try:
-            file = sources.store.verify("votes", record.ratings.votes) / VOTES_FILE
-            votes = [json.loads(line) for line in file.read_bytes().splitlines()]
-            links += [("counts", "rating", str(vote["rating"])) for vote in votes]
-        except InvalidEvidence as error:
-            problem = sources.broken("votes", record.ratings.votes, error)
+    parts: list[str] = []
+    # A judge's votes count as those a gate counts itself: it stands on them.
+    for counted in (record.ratings, record.judge.ratings if record.judge else None):
+        if counted is not None:
+            parts.append(counted.votes)
+            found, broken = _counts(sources, counted.campaign, counted.votes)
+            links += [link for link in found if link not in links]
+            problem = problem or broken
     label = f"{record.verdict}, gate {record.gate}"
-    return Known(record.public_name, label, record.created_at, tuple(links), parts, problem)
+    return Known(record.public_name, label, record.created_at, tuple(links), tuple(parts), problem)
+
+
+def _counts(sources: Sources, campaign: str, votes: str) -> tuple[list[Link], str | None]:
+    """The campaign and each rating behind frozen votes, and what is wrong with these."""
+    links: list[Link] = [("counts votes of", "campaign", campaign)]
+    try:
+        lines = (sources.store.verify("votes", votes) / VOTES_FILE).read_bytes().splitlines()
+    except InvalidEvidence as error:
+        return links, sources.broken("votes", votes, error)
+    return links + [("counts", "rating", str(json.loads(line)["rating"])) for line in lines], None
+
+
+def _calibration(sources: Sources, digest: str, events: Events) -> Known:
+    record, problem = sources.read(JudgeCalibration, digest)
+    if record is None:
+        told: list[Link] = [("counts votes of", "campaign", str(e.body["campaign"])) for e in events[-1:]]
+        return Known(_said(events, "judge"), "", _at(events), tuple(told), (), problem)
+    links, broken = _counts(sources, record.campaign, record.votes)
+    label = f"of a judge, {record.n_rated} items, weight {record.weight:.2f}"
+    return Known(
+        _said(events, "judge"), label, record.created_at, tuple(links), (record.votes,), problem or broken
+    )
 
 
 def _approval(sources: Sources, digest: str, events: Events) -> Known:
@@ -287,6 +308,7 @@ READERS: dict[Kind, Callable[[Sources, str, Events], Known]] = {
     "campaign": _campaign,
     "rating": _rating,
     "preferences": _preferences,
+    "calibration": _calibration,
     "decision": _decision,
     "approval": _approval,
     "release": _release,

@@ -20,6 +20,7 @@ from llmops.evals.gate.vote_checks import EVEN, question_of, uncounted, win_rate
 from llmops.evals.judge.calibrate import Calibration, calibrate, count_outcomes, n_missing
 from llmops.evals.judge.pairwise import pairwise_figures
 from llmops.evals.judge.review import Reviewed, find_reviewed
+from llmops.evals.unseen import require_unseen
 from llmops.records import Campaign, Figure, JudgeEvidence
 from llmops.registry.adapters import Registry
 
@@ -98,6 +99,10 @@ def _calibrated(registry: Registry, ask: _Ask, found: Reviewed, campaign: Campai
     if missing:
         why = f"{missing} of {campaign.n_items} items of campaign {campaign.name} lack the votes that calibrate it"
         return _not_counted(ask, why, campaign.n_items - missing, campaign.n_items)
+    try:
+        require_unseen(registry, campaign)
+    except InvalidEvidence as error:
+        return _could_not_check(ask, str(error), found)
     voted = count_outcomes(registry, campaign, found.subject)
     if voted.evidence.n_rated < 3:
         why = (

@@ -17,16 +17,14 @@ from llmops.evals.gate.config import GateConfig
 from llmops.evals.gate.lines import Line
 from llmops.evals.gate.people import RatingRules
 from llmops.evals.gate.vote_checks import Electorate, question_of, uncounted, vote_lines
+from llmops.evals.unseen import require_unseen
 from llmops.ratings.agreement import krippendorff_alpha
 from llmops.ratings.book import RatingBook
 from llmops.ratings.campaigns import close_campaign
-from llmops.ratings.frozen import votes_of
 from llmops.ratings.looks import reached
 from llmops.ratings.outcomes import Vote, live, vote_of
-from llmops.ratings.withdrawn import withdrawn_ratings
-from llmops.records import Campaign, Decision, Rating, RatingEvidence
+from llmops.records import Campaign, Rating, RatingEvidence
 from llmops.registry.adapters import Registry
-from llmops.schema import short
 
 if TYPE_CHECKING:
     from llmops.evals.review import Evidence
@@ -72,7 +70,7 @@ def count_votes(registry: Registry, gate: GateConfig, evidence: Evidence) -> Cou
     # Before the ratings: those it speaks of are then read.
     n_full = None if book.settled() else book.standing().n_full
     verify_items(registry, book, evidence.answers)
-    _require_unseen(registry, campaign)
+    require_unseen(registry, campaign)
     ballot = _ballot(rules, book, n_full)
     if isinstance(ballot, str):
         return _not_counted(gate, rules, n_full or 0, _next_look(rules, campaign, n_full or 0), ballot)
@@ -116,31 +114,6 @@ def _ballot(rules: RatingRules, book: RatingBook, n_full: int | None) -> _Ballot
             f"`llmops feedback ui {campaign.name}`, or end it with `llmops feedback close {campaign.name}`"
         )
     return _Ballot(tuple(row for row in live(rows) if vote_of(row) is not None))
-
-
-def _require_unseen(registry: Registry, campaign: Campaign) -> None:
-    """Refuse a campaign whose votes were counted before some of them were taken back.
-
-    As long as nobody has seen a result, votes that are taken back are simply not there. Afterwards leaving them out
-    would be choosing: whoever asks a rater to withdraw knows what it does to the number.
-
-    Raises:
-        InvalidEvidence: names the decision that counted them.
-    """
-    gone = withdrawn_ratings(registry.ledger)
-    if not gone:
-        return
-    digest = campaign.digest()
-    for event in registry.ledger.events("decision.made"):
-        evidence = registry.store.get_record(Decision, str(event.body["decision"])).ratings
-        if evidence is None or evidence.campaign != digest:
-            continue
-        n = sum(rating in gone for rating in votes_of(registry.store, evidence))
-        if n:
-            raise InvalidEvidence(
-                f"votes: {n} of the {evidence.n_votes} votes that decision {short(str(event.body['decision']))} "
-                "counted were taken back since, when its result was known; open the campaign again and rate anew"
-            )
 
 
 def _next_look(rules: RatingRules, campaign: Campaign, n_full: int) -> int:

@@ -11,7 +11,7 @@ import pytest
 from llmops.evals.gate import load_gate
 from llmops.evals.judge.ppi import calibrated_win_rate
 from llmops.records import Decision, JudgementSet
-from llmops.schema import load_record
+from llmops.schema import load_record, short
 from tests.evals.conftest import write
 from tests.evals.judge.conftest import Court
 from tests.evals.judge.referee import Referee, Seen, perfect, verdict
@@ -246,3 +246,39 @@ def test_release_whose_judgements_were_altered_is_refused(court: Court) -> None:
     assert done.code == 4
     assert "judgements" in done.err
     assert "changed" in done.err
+
+
+@pytest.mark.parametrize("looked", ["calibration", "decision"])
+def test_judge_whose_votes_were_taken_back_after_their_result_was_seen_decides_nothing(
+    court: Court, looked: str
+) -> None:
+    file, path = declared(court, court.seat(perfect), calibrated_on=NAME, **ITEMS)
+    campaign, truth = opened(court)
+    vote(court.room, campaign, "ann", truth)
+    if looked == "calibration":
+        seen = court.calibrated(file, "--campaign", NAME).digest()
+        what = f"calibration {short(seen)} of judge j"
+    else:
+        court.judged(file)
+        seen = decided(court, path).digest()
+        what = f"decision {short(seen)}"
+    done = llmops(court.root, "feedback", "withdraw", "ann")
+    assert f"flagged   {looked} {short(seen)}" in done.out, done.out + done.err
+    decision = decided(court, path)
+    assert (decision.verdict, checks(decision)["judge_win_rate"].verdict) == ("INVALID", "INVALID")
+    n = len(truth)
+    assert f"{n} of the {n} votes that {what} counted were taken back since" in decision.reasons[0]
+    flagged = f"WITHDRAWN: rests on {n} ratings that were taken back"
+    assert flagged in llmops(court.root, "status").out
+    assert flagged in llmops(court.root, "lineage", f"{looked}:{short(seen)}").out.splitlines()[0]
+
+
+def test_votes_taken_back_before_anybody_saw_them_are_simply_not_there(court: Court) -> None:
+    file, path = declared(court, court.seat(perfect), calibrated_on=NAME, **ITEMS)
+    campaign, truth = opened(court)
+    vote(court.room, campaign, "ann", truth)
+    llmops(court.root, "feedback", "withdraw", "ann")
+    court.judged(file)
+    decision = decided(court, path)
+    assert checks(decision)["judge_win_rate"].verdict == "INCONCLUSIVE"
+    assert "lack the votes that calibrate it" in decision.reasons[0]
