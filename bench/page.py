@@ -29,9 +29,10 @@ TURNS = 2
 PAGE = """
 import sys
 from pathlib import Path
+from llmops.feedback.address import Address
 from llmops.feedback.page import serve_page
 from llmops.settings import find_workspace
-serve_page(find_workspace(Path(sys.argv[1])), sys.argv[2], 0, lambda url: print(url, flush=True))
+serve_page(find_workspace(Path(sys.argv[1])), sys.argv[2], Address(), lambda url: print(url, flush=True))
 """
 BARE = """
 import gradio as gr

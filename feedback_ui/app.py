@@ -10,6 +10,7 @@ import sys
 
 from llmops.cli.evaluate import endpoint_of
 from llmops.errors import LlmopsError
+from llmops.feedback.address import Address
 from llmops.feedback.page import serve_page
 from llmops.settings import find_workspace
 
@@ -19,7 +20,7 @@ if __name__ == "__main__":
         serve_page(
             workspace,
             os.environ.get("LLMOPS_CAMPAIGN"),
-            int(os.environ.get("GRADIO_SERVER_PORT", "7860")),
+            Address(int(os.environ.get("GRADIO_SERVER_PORT", "7860"))),
             lambda url: print(f"rating page  {url}", flush=True),
             lambda: endpoint_of(workspace),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,29 +26,43 @@ def ui(
         str | None,
         typer.Option(help="What answers typed prompts; default: this workspace's `llmops serve`."),
     ] = None,
+    host: Annotated[
+        str,
+        typer.Option(help="Listen on this address; any but loopback needs somebody who can sign in."),
+    ] = "127.0.0.1",
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="PEM file; with --tls-key the page speaks HTTPS.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of the certificate's key.")] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Return once it answers; `llmops feedback stop` ends it.")
     ] = False,
 ) -> None:
-    """Serve the rating page on this machine alone, until Ctrl-C."""
+    """Serve the rating page until Ctrl-C: on this machine, or with --host for raters who sign in from elsewhere."""
+    from llmops.feedback.address import Address
     from llmops.feedback.page import serve_page
 
     workspace = find_workspace()
     if detach:
-        asked = [*([name] if name else []), *(["--endpoint", endpoint] if endpoint else [])]
-        words = ("feedback", "ui", *asked, "--port", str(port))
+        given = {"endpoint": endpoint, "tls-certificate": tls_certificate, "tls-key": tls_key}
+        asked = [*([name] if name else []), *(f"--{word}={value}" for word, value in given.items() if value)]
+        words = ("feedback", "ui", *asked, "--port", str(port), "--host", host)
         url = start_detached(Detached(words, workspace.logs / PAGE_LOG, lambda pid: _page_at(workspace, pid)))
         typer.echo(f"rating   {url}")
         return
-    lock = _page_lock(workspace)
+    lock, at = _page_lock(workspace), Address(port, host, tls_certificate, tls_key)
 
     def ready(url: str) -> None:
         lock.tell({"url": url})
         typer.echo(f"rating   {url}  (Ctrl-C stops)")
+        if not at.is_loopback and at.certificate is None:
+            typer.echo(
+                "note     not encrypted: give --tls-certificate, or put a proxy with TLS before it", err=True
+            )
 
     try:
         with lock.held():
-            serve_page(workspace, name, port, ready, lambda: endpoint or endpoint_of(workspace))
+            serve_page(workspace, name, at, ready, lambda: endpoint or endpoint_of(workspace))
     except AlreadyHeld as error:
         raise CouldNotRun(
             f"feedback ui: process {error.owner.get('pid')} has this workspace's page at {error.owner.get('url')}; "

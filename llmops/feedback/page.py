@@ -1,7 +1,7 @@
 """The rating page: one Gradio component whose server functions are the calls of a `Desk`, and its web server.
 
-The page's HTML, CSS and JavaScript lie in `assets/`; it works without internet. The server listens on loopback and
-takes no call but those functions and signing in. Reads and writes the workspace's database.
+The page's HTML, CSS and JavaScript lie in `assets/`; it works without internet. The server takes no call but those
+functions and signing in. Reads and writes the workspace's database.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmops.errors import BadRequest, ConfigError, CouldNotRun
+from llmops.auth import Keys
+from llmops.errors import BadRequest, ConfigError
+from llmops.feedback.address import Address, bind, require_guarded
 from llmops.feedback.desk import Desk, Staff, choose_campaign
 from llmops.feedback.guard import Guard
 from llmops.feedback.rubric import frozen_rubric, rubric_of
@@ -30,8 +33,6 @@ from llmops.settings import Workspace
 if TYPE_CHECKING:
     import gradio as gr
 
-HOST = "127.0.0.1"
-BACKLOG = 2048
 SHUTDOWN_S = 5
 KEEP_ALIVE_S = 75
 """Longer than most raters look at an item: a connection that is closed just when an answer is sent would lose it."""
@@ -127,28 +128,30 @@ def open_desk(
 def serve_page(
     workspace: Workspace,
     campaign: str | None,
-    port: int,
+    at: Address,
     on_ready: Callable[[str], None],
     find_endpoint: Callable[[], str] = nothing_serves,
 ) -> None:
-    """Serve the rating page on 127.0.0.1 until SIGTERM or SIGINT.
+    """Serve the rating page until SIGTERM or SIGINT.
 
     Args:
         workspace: where the campaign was opened.
         campaign: its name or digest; None takes the newest that is open.
-        port: TCP port; 0 takes a free one.
+        at: where to listen; on an address that other machines reach only when raters have to sign in.
         on_ready: called once with the page's address when it answers.
         find_endpoint: address of the endpoint that answers typed prompts.
 
     Raises:
         BadRequest: there is no such campaign, none is open, or it is closed.
-        ConfigError: the workspace's rubric does not say what it must.
+        ConfigError: the workspace's rubric does not say what it must, nobody could sign in where other machines reach
+            the page, or the certificate is none.
         CouldNotRun: the port is taken.
         InvalidEvidence: the campaign's record, items or rubric are gone, or altered.
     """
-    with bind(port) as listener:
+    require_guarded(at, Keys.of(workspace))
+    with bind(at) as listener:
         desk, door, chosen = open_desk(workspace, campaign, find_endpoint)
-        asyncio.run(serve_until(application(desk, door, chosen), listener, on_ready))
+        asyncio.run(serve_until(application(desk, door, chosen), Place(at, listener), on_ready))
 
 
 def _asset(name: str) -> str:
@@ -174,29 +177,21 @@ def application(desk: Desk, door: Door, campaign: Campaign) -> Guard:
     return Guard(app, door)
 
 
-def bind(port: int) -> socket.socket:
-    """A listening socket on loopback; port 0 takes a free one.
+@dataclass(frozen=True)
+class Place:
+    """An address, and the socket that listens there."""
 
-    Raises:
-        CouldNotRun: the port is taken.
-    """
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((HOST, port))
-        listener.listen(BACKLOG)
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise CouldNotRun(f"page: port {port} on {HOST}: {error}; choose another port, or 0") from None
-    listener.setblocking(False)
-    return listener
+    at: Address
+    listener: socket.socket
 
 
 async def serve_until(
-    app: Guard, listener: socket.socket, on_ready: Callable[[str], None], ended: threading.Event | None = None
+    app: Guard, place: Place, on_ready: Callable[[str], None], ended: threading.Event | None = None
 ) -> None:
     """Serve the page until SIGTERM or SIGINT, or outside the main thread until `ended` is set."""
     import uvicorn
+
+    at = place.at
 
     class Server(uvicorn.Server):
         def capture_signals(self) -> Any:
@@ -207,12 +202,13 @@ async def serve_until(
             """Take the socket, then tell where the page answers."""
             await super().startup(sockets)
             if self.started:
-                on_ready(f"http://{HOST}:{listener.getsockname()[1]}")
+                on_ready(at.url(place.listener.getsockname()[1]))
 
     server = Server(
         uvicorn.Config(
             app, log_config=None, log_level="warning", access_log=False, ws="none", server_header=False,
             timeout_graceful_shutdown=SHUTDOWN_S, timeout_keep_alive=KEEP_ALIVE_S,
+            ssl_certfile=at.certificate, ssl_keyfile=at.key,
         )
     )  # fmt: skip
 
@@ -225,4 +221,4 @@ async def serve_until(
     elif threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, end)
-    await server.serve(sockets=[listener])
+    await server.serve(sockets=[place.listener])

@@ -19,7 +19,8 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from llmops.feedback.page import application, bind, nothing_serves, open_desk, serve_until
+from llmops.feedback.address import Address, bind
+from llmops.feedback.page import Place, application, nothing_serves, open_desk, serve_until
 from llmops.feedback.sign_in import Door
 from llmops.ledger import Ledger
 from llmops.ratings.book import RatingBook
@@ -39,6 +40,7 @@ FLAGS = (
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 NO_PROCESS: Any = None
+LOOPBACK = Address()
 
 
 def item(prompt: str, first: str, second: str) -> Item:
@@ -161,7 +163,10 @@ def _answering(process: subprocess.Popen[str] | Forked, said: Path, workspace: W
 
 @contextmanager
 def serving_page(
-    workspace: Workspace, campaign: str | None = None, find_endpoint: Callable[[], str] = nothing_serves
+    workspace: Workspace,
+    campaign: str | None = None,
+    find_endpoint: Callable[[], str] = nothing_serves,
+    at: Address = LOOPBACK,
 ) -> Iterator[Served]:
     """A page that answers, in a thread of this process: Gradio is imported once for all of them."""
     desk, door, chosen = open_desk(workspace, campaign, find_endpoint)
@@ -172,8 +177,8 @@ def serving_page(
         ready.set()
 
     def serve() -> None:
-        with bind(0) as listener:
-            asyncio.run(serve_until(application(desk, door, chosen), listener, tell, ended))
+        with bind(at) as listener:
+            asyncio.run(serve_until(application(desk, door, chosen), Place(at, listener), tell, ended))
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()

@@ -23,6 +23,7 @@ import json, os, signal, sys
 from pathlib import Path
 import gradio, uvicorn
 import llmops.feedback.admin, llmops.ratings.ranks
+from llmops.feedback.address import Address
 from llmops.feedback.page import serve_page
 from llmops.settings import find_workspace
 
@@ -35,7 +36,7 @@ def serve(asked):
     os.dup2(said, 1)
     os.dup2(said, 2)
     workspace = find_workspace(Path(asked["root"]))
-    serve_page(workspace, asked["campaign"] or None, asked["port"], lambda url: print(url, flush=True))
+    serve_page(workspace, asked["campaign"] or None, Address(asked["port"]), lambda url: print(url, flush=True))
 
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # whoever ends is gone at once
 print("ready", flush=True)

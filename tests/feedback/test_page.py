@@ -17,6 +17,7 @@ import pytest
 from sqlalchemy import text
 
 from llmops.errors import BadRequest, CouldNotRun
+from llmops.feedback.address import Address
 from llmops.feedback.desk import Desk, choose_campaign
 from llmops.feedback.page import open_desk, serve_page
 from llmops.ledger import Ledger
@@ -268,7 +269,7 @@ def test_a_taken_port_is_said_before_anything_is_loaded(workspace: Workspace) ->
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(CouldNotRun, match=f"page: port {port} on 127.0.0.1"):
-            serve_page(workspace, None, port, lambda _: None)
+            serve_page(workspace, None, Address(port), lambda _: None)
 
 
 @pytest.mark.walk
