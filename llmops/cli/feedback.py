@@ -13,6 +13,7 @@ import typer
 from llmops.cli.evaluate import endpoint_of
 from llmops.cli.feedback_data import Name, counts, export, import_
 from llmops.cli.insight import insight
+from llmops.cli.leaderboard import leaderboard
 from llmops.cli.output import as_json, progress, table
 from llmops.cli.page import stop, ui
 from llmops.cli.withdraw import taken_back_lines, withdraw
@@ -69,6 +70,7 @@ app.command()(export)
 app.command("import")(import_)
 app.command()(withdraw)
 app.command()(insight)
+app.command()(leaderboard)
 
 
 @app.command("list")

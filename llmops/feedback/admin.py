@@ -9,10 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 from markupsafe import Markup
 
+from llmops.errors import InvalidEvidence
 from llmops.feedback.plots import SHARE, Axis, Plot, Row, bars, box, figure, interval, nothing, parts, point
 from llmops.ratings.book import RatingBook
 from llmops.ratings.insight import Insight, insight
+from llmops.ratings.league import leagues
 from llmops.ratings.needs import GateNeeds
+from llmops.ratings.strength import Strength
 from llmops.ratings.watch import RaterInsight, Share
 from llmops.registry.adapters import Registry
 from llmops.schema import short
@@ -56,6 +59,7 @@ def figures(registry: Registry, book: RatingBook, names: Mapping[str, str]) -> M
         _known(seen, named),
         *([_scores(seen)] if seen.scores else []),
         _results(seen, systems),
+        *_over_all(registry, book, systems),
     ]
     return Markup("").join(figure(plot) for plot in plots)
 
@@ -224,11 +228,25 @@ _SHADE = {1: 4, 2: 2, 3: 3, 4: 1, 5: 1}
 # ---------------------------------------------------------------- what it comes to
 
 
-def _results(seen: Insight, systems: Mapping[str, str]) -> Plot:
-    title, headers = "Leaderboard", ("system", "log strength, 95 %")
-    board = seen.leaderboard
-    if not board:
-        return Plot(title, f"Not shown: {seen.withheld or 'there are no votes yet'}.", (), headers)
+def _over_all(registry: Registry, book: RatingBook, systems: Mapping[str, str]) -> list[Plot]:
+    """The leaderboard of the base over all campaigns, where this one is not the only one that counts."""
+    title, headers = "Leaderboard over all campaigns", ("system", "log strength, 95 %")
+    try:
+        found = leagues(registry, book.campaign.base)
+    except InvalidEvidence as error:  # of another campaign: this one's figures are not to be missed for it
+        return [Plot(title, f"Not shown: {error}.", (), headers)]
+    plots = []
+    for league in found:
+        for board in league.boards[:1] if len(league.campaigns) > 1 else ():
+            axis, rows = _ranked(board.rows, systems)
+            lead = (
+                f"{_n(board.n_votes, 'vote')} in {len(league.campaigns)} campaigns, bootstrap over prompts."
+            )
+            plots.append(Plot(title, lead, rows, headers, axis))
+    return plots
+
+
+def _ranked(board: Sequence[Strength], systems: Mapping[str, str]) -> tuple[Axis, tuple[Row, ...]]:
     edge = max(0.5, *(abs(v) for s in board for v in (s.low, s.high)))
     axis = Axis(-edge, edge, ((-edge, f"{-edge:.1f}"), (0, "0"), (edge, f"{edge:+.1f}")), 0.0)
     rows = [
@@ -239,6 +257,15 @@ def _results(seen: Insight, systems: Mapping[str, str]) -> Plot:
         )
         for s in board
     ]
+    return axis, tuple(rows)
+
+
+def _results(seen: Insight, systems: Mapping[str, str]) -> Plot:
+    title, headers = "Leaderboard", ("system", "log strength, 95 %")
+    board = seen.leaderboard
+    if not board:
+        return Plot(title, f"Not shown: {seen.withheld or 'there are no votes yet'}.", (), headers)
+    axis, rows = _ranked(board, systems)
     said = ", ".join(f"{word.replace('_', ' ')} {n}" for word, n in sorted((seen.outcomes or {}).items()))
     lead = f"Bradley and Terry's strengths, bootstrap over items. Outcomes of items: {said}."
-    return Plot(title, lead, tuple(rows), headers, axis)
+    return Plot(title, lead, rows, headers, axis)

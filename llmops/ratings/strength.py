@@ -2,7 +2,8 @@
 
 A tie is half a win each; both bad says nothing about which is better and is left out. Between any two systems that met,
 half a win is added each way, so that one which never lost has a finite strength (for two systems that is Haldane's and
-Anscombe's log odds). Intervals are percentiles of a bootstrap over items, whose votes belong together.
+Anscombe's log odds). Intervals are percentiles of a bootstrap over clusters (items, prompts or raters), whose votes
+belong together.
 
 Sources: Bradley and Terry, Biometrika 39 (1952) 324-345; Hunter, MM algorithms for generalized Bradley-Terry models,
 Ann. Stat. 32 (2004) 384-406.
@@ -38,9 +39,9 @@ class Strength:
 
 @dataclass(frozen=True)
 class Duel:
-    """One vote: the two systems, and what the first won: 1, 0.5 or 0. Votes of one `item` belong together."""
+    """One vote: the two systems, and what the first won: 1, 0.5 or 0. Votes of one `cluster` are resampled together."""
 
-    item: str
+    cluster: str
     first: str
     second: str
     won: float
@@ -54,21 +55,21 @@ def strengths(duels: Sequence[Duel], seed: int = 0, n_resamples: int = N_RESAMPL
     """
     names = sorted({name for duel in duels for name in (duel.first, duel.second)})
     place = {name: i for i, name in enumerate(names)}
-    items = sorted({duel.item for duel in duels})
-    by_item = np.zeros((len(items), len(names), len(names)))
-    at = {item: i for i, item in enumerate(items)}
+    clusters = sorted({duel.cluster for duel in duels})
+    wins = np.zeros((len(clusters), len(names), len(names)))
+    at = {cluster: i for i, cluster in enumerate(clusters)}
     for duel in duels:
         a, b = place[duel.first], place[duel.second]
-        by_item[at[duel.item], a, b] += duel.won
-        by_item[at[duel.item], b, a] += 1 - duel.won
-    total = by_item.sum(axis=0)
-    if len(names) < 2 or not _is_connected(total + total.T):
+        wins[at[duel.cluster], a, b] += duel.won
+        wins[at[duel.cluster], b, a] += 1 - duel.won
+    total = wins.sum(axis=0)
+    if len(joined(duels)) != 1:
         return []
     met = (total + total.T) > 0
     found = fitted(total + ADDED * met)
     rng = np.random.default_rng(seed)
-    draws = rng.multinomial(len(items), np.full(len(items), 1 / len(items)), size=n_resamples)
-    again = np.array([fitted(np.tensordot(draw, by_item, axes=1) + ADDED * met) for draw in draws])
+    draws = rng.multinomial(len(clusters), np.full(len(clusters), 1 / len(clusters)), size=n_resamples)
+    again = np.array([fitted(np.tensordot(draw, wins, axes=1) + ADDED * met) for draw in draws])
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(again, [tail, 1 - tail], axis=0)
     n_votes = (total + total.T).sum(axis=1)
@@ -101,11 +102,15 @@ def fitted(wins: FloatArray) -> FloatArray:
     return logs
 
 
-def _is_connected(met: FloatArray) -> bool:
-    reached, waiting = {0}, [0]
-    while waiting:
-        for other in np.flatnonzero(met[waiting.pop()] > 0):
-            if int(other) not in reached:
-                reached.add(int(other))
-                waiting.append(int(other))
-    return len(reached) == len(met)
+def joined(duels: Sequence[Duel]) -> list[set[str]]:
+    """The systems in groups whose members were compared, directly or through others.
+
+    >>> [sorted(group) for group in joined([Duel("1", "a", "b", 1.0), Duel("1", "c", "d", 0.0)])]
+    [['a', 'b'], ['c', 'd']]
+    """
+    groups: list[set[str]] = []
+    for first, second in dict.fromkeys((duel.first, duel.second) for duel in duels):
+        touched = [group for group in groups if first in group or second in group]
+        groups = [group for group in groups if group not in touched]
+        groups.append({first, second}.union(*touched))
+    return groups

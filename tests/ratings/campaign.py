@@ -35,7 +35,7 @@ def make_campaign(
     single = more.get("kind", "compare") != "compare"
     campaign = Campaign(
         name=name, purpose=purpose, question="Which is better?",
-        systems=("a" * 64,) if single else ("a" * 64, "b" * 64),
+        systems=more.pop("systems", ("a" * 64,) if single else ("a" * 64, "b" * 64)),
         reports=("c" * 64, "d" * 64) if purpose == "gate" else None, dataset=dataset, base="b" * 64,
         prompt_contract="e" * 64, engine=ENGINE, decoding={"temperature": 0.8}, items=put_items(store, items),
         n_items=sum(i.counts for i in items), n_dropped={}, votes_per_item=votes_per_item, created_at=now(), **more,
