@@ -117,3 +117,17 @@ def test_systems_of_a_train_campaign_are_ranked_by_their_names(workspace: Worksp
     text = Listing(str(figures(Registry.of(workspace), book_of(workspace), {}))).text
     assert all(system[:12] in text for system in SYSTEMS)
     assert "+0.00 [+0.00, +0.00]" in text
+
+
+def test_the_admin_tab_ranks_over_all_campaigns_once_another_one_counts(workspace: Workspace) -> None:
+    def rated(name: str) -> str:
+        put_campaign(workspace, plain_items(4), name=name)
+        book = book_of(workspace, name)
+        while (showing := book.next("ann")) is not None:
+            book.rate(showing.id, "left" if showing.left == 0 else "right")
+        return str(figures(Registry.of(workspace), book, {}))
+
+    assert "over all campaigns" not in rated("one")
+    both = rated("two")
+    assert "Leaderboard over all campaigns" in both
+    assert "8 votes in 2 campaigns" in both
