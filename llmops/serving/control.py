@@ -64,6 +64,7 @@ class Control:
         self._profile = profile
         self._live = live
         self._last_seq = 0  # of the events that were read
+        self._led_from = 0  # of the events behind which only this gateway decides, while it leads
         self._news: deque[Event] = deque()  # read, and not settled or taken over yet
         self._reading = asyncio.Lock()
         self._stir = asyncio.Event()
@@ -99,7 +100,7 @@ class Control:
             await self.keeper.close()
             await asyncio.to_thread(self.seat.close)
             raise
-        self._last_seq = found.last_seq
+        self._last_seq = self._led_from = found.last_seq
         if self.seat.leads:
             self.names.term = self.seat.term
             self._news.extend(found.unanswered)
@@ -211,7 +212,7 @@ class Control:
         while self._news:
             await self._take(self._news[0])  # not a request: those are asked for below
             self._news.popleft()
-        up_to = self._last_seq
+        up_to = self._led_from = self._last_seq
         waiting = await asyncio.to_thread(unanswered, self.registry, up_to)
         # What was read meanwhile has a higher number, and nobody else can have decided anything.
         self._news.extendleft(reversed(waiting))
@@ -230,7 +231,8 @@ class Control:
         async with self._reading:
             self.names.term = 0
             self._news.clear()
-            self._last_seq = max(self._last_seq, self.names.last_told)
+            # Requests were read since, and perhaps beyond what another gateway has decided about them.
+            self._last_seq = max(self._led_from, self.names.last_told)
         async with self.names.moving:
             self.names.force.resume()
         log.warning("this gateway does not lead any more; it follows")

@@ -6,6 +6,9 @@ The product's own polls are in force. Both run in this process, each with its wo
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,9 +20,11 @@ import pytest
 
 from llmops.db import open_database
 from llmops.records import RolloutEvidence
+from llmops.registry.adapters import Registry
+from llmops.registry.releases import request_override
 from llmops.registry.rollouts import RolloutState
 from llmops.serving.seat import CALLED, seated
-from llmops.settings import find_workspace
+from llmops.settings import Workspace, find_workspace
 from tests.serving.gateway import wait_for
 from tests.serving.staged import (
     Staged,
@@ -71,18 +76,24 @@ def of(found: dict[str, dict[str, str]], header: str) -> set[str]:
     return {said[f"x-llmops-{header}"] for said in found.values()}
 
 
+def beside(root: Path, first: Workspace) -> Workspace:
+    """Another workspace on the same database and store."""
+    root.mkdir()
+    (root / "llmops.yaml").write_text("name: test\n")
+    found = find_workspace(root)
+    found.state.mkdir(exist_ok=True)
+    found.store_root.symlink_to(first.store_root)
+    return found
+
+
 @contextmanager
 def two_gateways(tmp_path: Path) -> Iterator[Two]:
     """Two workspaces that share a store, as pods share a volume."""
     roots = [tmp_path / name for name in ("one", "two")]
-    for root in roots:
-        root.mkdir()
+    roots[0].mkdir()
     workspace, base, adapters = make_workspace(roots[0])
     release_first(workspace, base, adapters)
-    (roots[1] / "llmops.yaml").write_text("name: test\n")
-    other = find_workspace(roots[1])
-    other.state.mkdir(exist_ok=True)
-    other.store_root.symlink_to(workspace.store_root)
+    other = beside(roots[1], workspace)
     with ExitStack() as stack:
         stack.enter_context(scripted_engines(base))
         leader = stack.enter_context(running_gateway(workspace, base, adapters))
@@ -222,6 +233,45 @@ def test_follower_carries_on_when_the_leader_ends(two: Two) -> None:
     assert "llmops_gateway_leads 1.0" in metrics
 
 
+LEADER = """
+import sys, time
+from pathlib import Path
+from tests.serving.staged import make_workspace, release_first, running_gateway, scripted_engines
+workspace, base, adapters = make_workspace(Path(sys.argv[1]))
+release_first(workspace, base, adapters)
+with scripted_engines(base), running_gateway(workspace, base, adapters) as gateway:
+    print(gateway.url, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_follower_of_a_killed_leader_settles_what_that_left_unanswered(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMOPS_DATABASE_URL", database)
+    root = tmp_path / "one"
+    root.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", LEADER, str(root)], stdout=subprocess.PIPE, text=True
+    ) as leader:
+        assert leader.stdout is not None
+        assert leader.stdout.readline().startswith("http://")
+        workspace, base, adapters = make_workspace(root)
+        registry = Registry.of(workspace)
+        with (
+            scripted_engines(base),
+            running_gateway(beside(tmp_path / "two", workspace), base, adapters) as follower,
+        ):
+            assert not leads(follower)
+            leader.send_signal(signal.SIGSTOP)
+            event, _ = request_override(registry, "docs", adapters[2], REASON)
+            leader.kill()
+            answer = wait_for(lambda: registry.ledger.events("release.activated", after=event.seq))
+            assert leads(follower)
+            assert [one.body["adapter"] for one in answer] == [adapters[2].adapter]
+            assert of(told(follower), "model") == {adapters[2].adapter}
+
+
 def test_leader_whose_session_the_database_ends_decides_nothing_and_follows(
     two: Two, database: str, postgres_uri: str
 ) -> None:
@@ -237,12 +287,16 @@ def test_leader_whose_session_the_database_ends_decides_nothing_and_follows(
         two.leader.gateway.control.names.tell("release.refused", {"release": "x", "reason": "y"})
     two.leader.done("release", "override", "docs", "--adapter", "docs2", "--reason", REASON)
     wait_for(lambda: of(told(two.follower), "model") == {two.leader.adapters[2].adapter})
+    two.follower.done("release", "override", "more", "--adapter", "docs1", "--reason", REASON)
+    read = two.leader.registry.ledger.events("release.requested")[-1].seq
+    wait_for(lambda: two.leader.gateway.control._last_seq >= read)  # beyond what was decided about the first
     events = two.leader.registry.ledger.events("release.activated", "release.refused")
-    assert [event.kind for event in events] == ["release.activated"] * 2
+    assert [event.kind for event in events] == ["release.activated"] * 3
     del two.leader.gateway.control.seat.renew  # type: ignore[attr-defined]
     wait_for(lambda: not leads(two.leader))
+    wait_for(lambda: of(told(two.leader), "route-version") == {"3"})
     two.follower.done("release", "rollback", "docs")
-    assert of(two.agree(), "route-version") == {"3"}
+    assert of(two.agree(), "route-version") == {"4"}
 
 
 def test_engine_that_does_not_apply_an_adapter_answers_503_by_its_name_alone(two: Two) -> None:
@@ -291,13 +345,8 @@ def test_serve_on_another_base_is_refused_in_one_line(two: Two, tmp_path: Path) 
     from llmops.registry.bases import Base
     from tests.serving.bare import CONTRACT
 
-    root = tmp_path / "three"
-    root.mkdir()
-    (root / "llmops.yaml").write_text("name: test\n")
-    workspace = find_workspace(root)
-    workspace.state.mkdir(exist_ok=True)
-    workspace.store_root.symlink_to(two.leader.workspace.store_root)
-    base = Base("other", root, "c" * 64, CONTRACT)
+    workspace = beside(tmp_path / "three", two.leader.workspace)
+    base = Base("other", workspace.root, "c" * 64, CONTRACT)
     with (
         scripted_engines(base),
         pytest.raises(
