@@ -405,6 +405,16 @@ def test_name_by_override_goes_along_and_one_that_came_later_keeps_the_way_back_
     assert staged.chat("late").headers["x-llmops-engine"] == engine_digest(green)
 
 
+def test_engine_is_not_changed_under_one_of_several_gateways(staged: Staged) -> None:
+    measured(staged, staged.adapters[0], start(staged))
+    staged.gateway.control.seat.n_others = 1
+    for command in (("switch",), ("back",), ("start", str(staged.workspace.root / "second.yaml"))):
+        refused = staged.cli("engine", *command)
+        assert (refused.code, "1 other gateways follow this one" in refused.err) == (2, True), refused.err
+    staged.done("engine", "retire")
+    assert told(staged)[-1] == "engine.retired"
+
+
 def test_status_shows_both_engines(staged: Staged) -> None:
     measured(staged, staged.adapters[0], start(staged))
     staged.done("engine", "switch")
