@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 
 from llmops.errors import InvalidEvidence
+from llmops.evals.electorate import Electorate
 from llmops.evals.evidence import prompt_digest
 from llmops.ratings.book import RatingBook
 from llmops.ratings.campaigns import campaigns
 from llmops.ratings.check import verify_ratings
 from llmops.ratings.frozen import freeze_votes
-from llmops.ratings.outcomes import Outcome
-from llmops.records import Campaign, Rating, RatingEvidence
+from llmops.ratings.outcomes import Outcome, Vote, vote_of
+from llmops.records import Campaign, Rating, RatingEvidence, Report
 from llmops.registry.adapters import Registry
 from llmops.schema import short
 
@@ -41,6 +42,27 @@ def verify_items(registry: Registry, book: RatingBook, answers: Mapping[str, tup
                 f"campaign {campaign.name}: item {short(item.digest)} does not show the answers of the two reports; "
                 "open the campaign again with `llmops feedback open`"
             )
+
+
+def electorate(registry: Registry, book: RatingBook, rows: Iterable[Rating]) -> Electorate:
+    """The votes among ratings of a campaign about two reports, item by item.
+
+    Items of a group are alike where the suite of the reports says so.
+    """
+    votes = cast_by_item(rows)
+    of = [registry.store.get_record(Report, digest).cluster for digest in book.campaign.reports or ()]
+    groups = {item.digest: item.group for item in book.items()}
+    return Electorate.of(list(votes.values()), [groups[item] for item in votes] if any(of) else None)
+
+
+def cast_by_item(rows: Iterable[Rating]) -> dict[str, list[tuple[str, Vote]]]:
+    """Who voted what on each item (a digest), of ratings that are votes."""
+    votes: dict[str, list[tuple[str, Vote]]] = {}
+    for row in rows:
+        vote = vote_of(row)
+        if vote is not None:
+            votes.setdefault(row.item, []).append((row.rater, vote))
+    return votes
 
 
 def frozen(

@@ -92,6 +92,7 @@ def _result(
         created_at=now(),
         n_cached=sum(c.cached for c in completions),
         cached_from=tuple(sorted({c.origin for c in completions if c.cached and c.origin})),
+        cluster=suite.config.cluster,
     )
     return Result(report, samples, scores)
 

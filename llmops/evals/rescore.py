@@ -89,6 +89,7 @@ def _again(registry: Registry, suite: Suite, old: Report) -> Result:
         metrics=results_of(scores, clusters_of(suite.clusters, samples)),
         invalid=tuple(dict.fromkeys((*old.invalid, *faults))),
         created_at=now(),
+        cluster=suite.config.cluster,
     )
     return Result(new, samples, scores)
 

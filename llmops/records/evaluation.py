@@ -99,10 +99,12 @@ class MetricResult:
 class Report(Record):
     """One system's results on one suite in one engine session, with all that could change the numbers.
 
-    `invalid` lists reasons why the report is no evidence (a wrong adapter answered, cases errored ...).
+    `invalid` lists reasons why the report is no evidence (a wrong adapter answered, cases errored ...). `cluster` is
+    the suite's, for whoever has the report and not the suite.
     """
 
     schema: ClassVar[str] = "llmops.report/2"
+    later: ClassVar[tuple[str, ...]] = ("cluster",)
     suite: str  # name
     suite_digest: str
     system: str  # model name asked for at the endpoint
@@ -122,3 +124,4 @@ class Report(Record):
     created_at: str
     n_cached: int = 0  # completions that earlier sessions gave
     cached_from: tuple[str, ...] = ()  # these sessions
+    cluster: str | None = None  # group, where cases of one are alike

@@ -144,8 +144,8 @@ def clustered_error(x: FloatArray, codes: IntArray) -> ClusteredError:
     n_each = np.bincount(codes).astype(np.float64)
     totals = np.bincount(codes, weights=x)
     found = error_of(Parts(0.0, (totals - n_each * x.mean()) / len(x), n_each))
-    middle = np.median(x)
-    n_differing = len(np.unique(codes[x != middle]))
+    differing = np.bincount(codes, weights=x != np.median(x))
+    n_differing = int(np.count_nonzero(differing))
     return ClusteredError(found.se, found.df, len(n_each), n_differing, float((n_each**2).sum() / len(x)))
 
 
@@ -200,23 +200,33 @@ def changes_sd(changes: Changes) -> float:
 
 
 def _tango_low(changes: Changes, z: float) -> float:
-    """The smallest difference in [-1, estimate] that the score test does not reject, by bisection."""
+    """The smallest difference in [-1, estimate] that the score test does not reject, by false position (Illinois)."""
     low, high = -1.0, (changes.gains - changes.losses) / changes.n
-    for _ in range(40):
-        middle = (low + high) / 2
-        if _tango_score(changes, middle, z) > z:
-            low = middle
+    at_low, at_high = _tango_excess(changes, low, z), _tango_excess(changes, high, z)
+    if at_low <= 0:
+        return low
+    middle, moved = low, 0
+    for _ in range(100):
+        middle = high - at_high * (high - low) / (at_high - at_low)
+        at = _tango_excess(changes, middle, z)
+        if abs(at) <= 1e-12 * changes.n or high - low <= 1e-12:
+            break
+        # An end that stays a second time counts half: else it would stay for good.
+        if at > 0:
+            low, at_low, at_high = middle, at, at_high / (2 if moved == 1 else 1)
+            moved = 1
         else:
-            high = middle
-    return low
+            high, at_high, at_low = middle, at, at_low / (2 if moved == -1 else 1)
+            moved = -1
+    return middle
 
 
-def _tango_score(changes: Changes, d: float, z: float) -> float:
-    """Score statistic of a true difference d, the loss probability being its maximum likelihood given d.
+def _tango_excess(changes: Changes, d: float, z: float) -> float:
+    """By how many pairs the gains exceed what a true difference d still allows; above 0 the score test rejects d.
 
-    The excess of gains counts less by half a step and a bit, and by the shift that its skewness gives a quantile
-    (Cornish and Fisher: third cumulant / variance * (z^2 - 1) / 6) where that makes a large excess likelier than the
-    normal law.
+    The loss probability is its maximum likelihood given d. The excess counts less by half a step and a bit, and by the
+    shift that its skewness gives a quantile (Cornish and Fisher: third cumulant / variance * (z^2 - 1) / 6) where that
+    makes a large excess likelier than the normal law.
     """
     gains, losses, n = changes.gains, changes.losses, changes.n
     b = (2 * n - gains + losses) * d - gains - losses
@@ -224,9 +234,10 @@ def _tango_score(changes: Changes, d: float, z: float) -> float:
     loss = (math.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
     changed = 2 * loss + d
     variance = changed - d * d
-    if variance <= 0:
-        excess = gains - losses - n * d - HALF_STEP
-        return math.copysign(math.inf, excess)
-    third = d * (1 - 3 * changed + 2 * d * d)
-    shift = HALF_STEP + max(0.0, third / variance) * max(0.0, z * z - 1) / 6
-    return (gains - losses - n * d - shift) / math.sqrt(n * variance)
+    excess = gains - losses - n * d - HALF_STEP
+    if variance <= 1e-12:  # rounding, at the ends of the range
+        return excess
+    skewness = d * (1 - 3 * changed + 2 * d * d) / variance
+    if skewness > 0 and z > 1:
+        excess -= skewness * (z * z - 1) / 6
+    return excess - z * math.sqrt(n * variance)

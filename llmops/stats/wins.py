@@ -11,14 +11,22 @@ Source: Cameron, Gelbach and Miller, Robust inference with multiway clustering, 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from llmops.errors import InvalidEvidence
-from llmops.stats.binary import Changes, ClusteredError, changes_interval, clustered_error
-from llmops.stats.guard import MIN_RATERS
+from llmops.stats.binary import (
+    Changes,
+    ClusteredError,
+    changes_interval,
+    changes_sd,
+    clustered_error,
+    design_effect,
+    effective_share,
+)
+from llmops.stats.guard import MIN_PAIRS, MIN_RATERS, MIN_UNITS, units_doubt
 from llmops.stats.interval import (
     FloatArray,
     IntArray,
@@ -48,15 +56,60 @@ def win_rate(
     >>> round(found.estimate, 3), round(found.low, 3)
     (0.667, 0.578)
     """
-    x = 2 * checked_cases(votes, ndim=1) - 1
+    x = _checked_votes(votes)
+    by_item, by_rater = cluster_codes(items, len(x)), cluster_codes(raters, len(x))
+    found = changes_interval(_changes(x), level, _error(x, by_item, by_rater)).scaled(0.5).shifted(0.5)
+    n_items = _n_items(x, by_item)
+    return replace(found, n_clusters=n_items, doubt=_doubt(x, by_item, by_rater))
+
+
+@dataclass(frozen=True)
+class Worth:
+    """How many votes that stand alone some votes are worth; on how many items they are; what is in doubt about them."""
+
+    n: float
+    n_items: int
+    doubt: str | None
+
+
+def worth(
+    votes: npt.ArrayLike, level: float, items: Labels | None = None, raters: Labels | None = None
+) -> Worth:
+    """What `win_rate` takes votes for: arguments and errors as there.
+
+    >>> worth([1, 0, 0.5, 1] * 10, level=0.95).n
+    40.0
+    """
+    x = _checked_votes(votes)
+    by_item, by_rater = cluster_codes(items, len(x)), cluster_codes(raters, len(x))
+    error, n = _error(x, by_item, by_rater), float(len(x))
+    if error is not None:
+        n *= effective_share(design_effect(error, changes_sd(_changes(x)), n), error.df, level)
+    return Worth(n, _n_items(x, by_item), _doubt(x, by_item, by_rater))
+
+
+def _n_items(x: FloatArray, by_item: IntArray | None) -> int:
+    return len(x) if by_item is None else int(by_item.max()) + 1
+
+
+def _doubt(x: FloatArray, by_item: IntArray | None, by_rater: IntArray | None) -> str | None:
+    """Too few raters, or too few items (of which as few as pairs are needed where each vote stands alone)."""
+    n_items = _n_items(x, by_item)
+    alone = n_items == len(x) and not are_units(by_rater)
+    return _rater_doubt(by_rater) or units_doubt(n_items, MIN_PAIRS if alone else MIN_UNITS)
+
+
+def _checked_votes(votes: npt.ArrayLike) -> FloatArray:
+    """[V] +1, 0 or -1 for each vote."""
+    x: FloatArray = 2 * checked_cases(votes, ndim=1) - 1
     wrong = x[(x != -1) & (x != 0) & (x != 1)]
     if len(wrong):
         raise InvalidEvidence(f"votes: {(wrong[0] + 1) / 2:g} is no vote; 1 is a win, 0.5 a tie, 0 a loss")
-    by_item, by_rater = cluster_codes(items, len(x)), cluster_codes(raters, len(x))
-    changes = Changes(float(np.sum(x > 0)), float(np.sum(x < 0)), len(x))
-    found = changes_interval(changes, level, _error(x, by_item, by_rater)).scaled(0.5).shifted(0.5)
-    n_items = len(x) if by_item is None else int(by_item.max()) + 1
-    return replace(found, n_clusters=n_items, doubt=_rater_doubt(by_rater) or found.doubt)
+    return x
+
+
+def _changes(x: FloatArray) -> Changes:
+    return Changes(float(np.sum(x > 0)), float(np.sum(x < 0)), len(x))
 
 
 def _error(x: FloatArray, by_item: IntArray | None, by_rater: IntArray | None) -> ClusteredError | None:

@@ -16,9 +16,10 @@ from scipy import stats as scipy_stats
 
 from llmops import stats
 from llmops.errors import BadRequest, ConfigError
+from llmops.evals.electorate import Electorate
 from llmops.evals.gate import check_gate, load_gate
 from llmops.evals.gate.people import RatingRules
-from llmops.evals.gate.vote_checks import Electorate, vote_lines
+from llmops.evals.gate.vote_checks import vote_lines
 from llmops.ratings.book import RatingBook
 from llmops.ratings.campaigns import close_campaign, find_campaign, put_items
 from llmops.records import Campaign, Check, Decision, Report
@@ -102,6 +103,28 @@ def test_verdict_follows_the_votes(said: list[str], rule: dict[str, Any], verdic
     rules = RatingRules.model_validate(asked(rule))
     (line,) = vote_lines(rules, Electorate.of([[("ann", vote)] for vote in said]), level=0.95, power=0.8)  # type: ignore[list-item]
     assert line.check.verdict == verdict
+
+
+def test_votes_of_a_person_or_on_a_group_are_alike_where_each_item_has_one() -> None:
+    """Five raters of whom three like the candidate always and two never; ten groups of which six are always won."""
+    rules = RatingRules.model_validate(asked(WINS))
+    by_rater = [[(f"r{i % 5}", "first" if i % 5 < 3 else "second")] for i in range(100)]
+    one_rater = [[("ann", vote)] for ((_, vote),) in by_rater]
+    by_group = [[("ann", "first" if i % 10 < 6 else "second")] for i in range(100)]
+    found = [
+        vote_lines(rules, electors, 0.95, 0.8)[0].check
+        for electors in (
+            Electorate.of(one_rater),  # type: ignore[arg-type]
+            Electorate.of(by_rater),  # type: ignore[arg-type]
+            Electorate.of(by_group, [f"g{i % 10}" for i in range(100)]),  # type: ignore[arg-type]
+        )
+    ]
+    plain, raters, groups = (check.high - check.low for check in found)
+    assert [check.difference for check in found] == pytest.approx([10.0] * 3)
+    assert raters > 3 * plain
+    assert groups > 2.5 * plain
+    assert "clustered by item and rater" in found[1].method
+    assert "clustered by group, of this rater alone" in found[2].method
 
 
 @pytest.mark.parametrize(("n_bad", "verdict"), [(2, "PASS"), (8, "INCONCLUSIVE"), (20, "FAIL")])

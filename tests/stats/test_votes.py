@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
+from llmops.evals.electorate import Electorate
 from llmops.evals.gate.people import RatingRules
-from llmops.evals.gate.vote_checks import Electorate, vote_lines
+from llmops.evals.gate.vote_checks import vote_lines
 from llmops.ratings.outcomes import Outcome, outcome, votes_by_item
 from llmops.records import Check, Rating
 from llmops.stats import n_for_power, vote_plan

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from llmops.errors import InvalidEvidence
 from llmops.evals.ballots import campaigns_about
+from llmops.evals.electorate import EVEN
 from llmops.evals.gate.config import GateConfig
 from llmops.evals.gate.judge_rules import JudgeRules
 from llmops.evals.gate.lines import Line, Question, Seen, decided
-from llmops.evals.gate.vote_checks import EVEN, question_of, uncounted, win_rate_said
+from llmops.evals.gate.vote_checks import question_of, uncounted, win_rate_said
 from llmops.evals.judge.calibrate import Calibration, calibrate, count_outcomes, n_missing
 from llmops.evals.judge.pairwise import pairwise_figures
 from llmops.evals.judge.review import Reviewed, find_reviewed
@@ -83,7 +84,9 @@ def judge_lines(registry: Registry, asked: Asked, evidence: Evidence) -> Judged:
     if found.faults:
         return _could_not_check(ask, f"{found.faults[0]}; run {ask.command} again", found)
     if rules.calibrated_on is None:
-        figures = pairwise_figures([case for case in found.judged if case is not None], gate.level)
+        judged = [case for case in found.judged if case is not None]
+        clusters = found.subject.clusters_of(case.case for case in judged)
+        figures = pairwise_figures(judged, gate.level, clusters)
         said = _in_words(ask, figures, "win_rate")
         note = f"{said}; informs only: it is calibrated on nobody's votes"
         return Judged([], (note,), JudgeEvidence(found.record.digest()))
@@ -109,7 +112,7 @@ def _calibrated(registry: Registry, ask: _Ask, found: Reviewed, campaign: Campai
             f"{voted.evidence.n_rated} rated items calibrate nothing; the gate asks for {ask.rules.min_items}"
         )
         return _not_counted(ask, why, voted.evidence.n_rated, ask.rules.min_items)
-    beside = calibrate(found.subject, found.judged, voted.outcomes, ask.gate.level)
+    beside = calibrate(found.subject, found.judged, voted.votes, ask.gate.level)
     return Judged(
         [_line(ask, beside)],
         (f"{_in_words(ask, beside.figures, 'calibrated_win_rate')}; calibrated on campaign {campaign.name}",),

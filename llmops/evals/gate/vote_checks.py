@@ -3,42 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from llmops.evals.electorate import EVEN, Electorate, win_rate
 from llmops.evals.gate.lines import Line, Question, Seen, check_of, decided
 from llmops.evals.gate.people import RatingRules
-from llmops.ratings.outcomes import Outcome, Vote, outcome
+from llmops.ratings.outcomes import Outcome
 from llmops.stats import Interval
 
 if TYPE_CHECKING:
     from llmops.evals.gate.judge_rules import JudgeRules
     from llmops.records import Role, Verdict
 
-_WORTH: dict[Vote, float] = {"first": 1.0, "second": 0.0, "tie": 0.5, "both_bad": 0.5}
-EVEN = 50.0
-"""The win rate, in %, of two systems that people like equally."""
 NOT_COUNTED = "not counted"
 """The method of a check on votes that are not all in, or of a judge that could not check."""
-
-
-@dataclass(frozen=True)
-class Electorate:
-    """Each rated item's outcome, and its votes with who gave them."""
-
-    outcomes: tuple[Outcome, ...]
-    votes: tuple[tuple[tuple[str, Vote], ...], ...]
-
-    @property
-    def n_raters(self) -> int:
-        """How many people voted."""
-        return len({rater for given in self.votes for rater, _ in given})
-
-    @classmethod
-    def of(cls, votes: Sequence[Sequence[tuple[str, Vote]]]) -> Electorate:
-        """From each item's votes, one or more."""
-        outcomes = tuple(outcome([vote for _, vote in given]) for given in votes)
-        return cls(outcomes, tuple(tuple(given) for given in votes))
 
 
 def vote_lines(
@@ -62,35 +41,6 @@ def vote_lines(
     if rules.max_both_bad is not None:
         lines.append(_both_bad(question, rules.max_both_bad, voters.outcomes, note))
     return lines
-
-
-def win_rate(voters: Electorate, level: float) -> Interval:
-    """The interval of win rate - 50, in points.
-
-    One vote an item: the paired interval of wins and losses, halved; items are independent. Several: the mean worth of
-    all votes, with items as clusters, and raters too where there are enough of them to speak for others.
-    """
-    from llmops import stats
-
-    if any(len(given) > 1 for given in voters.votes):
-        return _clustered(voters, level)
-    losses, wins = ([o == which for o in voters.outcomes] for which in ("second", "first"))
-    rate = stats.paired_binary(losses, wins, level).scaled(EVEN)
-    return replace(rate, method=f"{rate.method} on wins and losses; tie, both bad and split count half")
-
-
-def _clustered(voters: Electorate, level: float) -> Interval:
-    from llmops import stats
-    from llmops.stats.guard import MIN_RATERS
-
-    rows = [(i, rater, _WORTH[vote]) for i, given in enumerate(voters.votes) for rater, vote in given]
-    items, raters, worth = zip(*rows, strict=True)
-    enough = voters.n_raters >= MIN_RATERS
-    found = stats.win_rate(worth, level, items, raters if enough else None).shifted(-0.5).scaled(100)
-    n = len(voters.votes)
-    by = "item and rater" if enough else f"item, of these {voters.n_raters} raters alone"
-    method = f"{found.method} of {len(rows)} votes clustered by {by}; tie and both bad count half"
-    return replace(found, n=n, sd=found.sd * (n / len(rows)) ** 0.5, method=method)
 
 
 def _both_bad(question: Question, limit: float, outcomes: Sequence[Outcome], note: str) -> Line:

@@ -12,17 +12,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llmops.errors import InvalidEvidence
-from llmops.evals.ballots import campaigns_about, frozen, verify_items
+from llmops.evals.ballots import campaigns_about, electorate, frozen, verify_items
+from llmops.evals.electorate import Electorate
 from llmops.evals.gate.config import GateConfig
 from llmops.evals.gate.lines import Line
 from llmops.evals.gate.people import RatingRules
-from llmops.evals.gate.vote_checks import Electorate, question_of, uncounted, vote_lines
+from llmops.evals.gate.vote_checks import question_of, uncounted, vote_lines
 from llmops.evals.unseen import require_unseen
 from llmops.ratings.agreement import krippendorff_alpha
 from llmops.ratings.book import RatingBook
 from llmops.ratings.campaigns import close_campaign
 from llmops.ratings.looks import reached
-from llmops.ratings.outcomes import Vote, live, vote_of
+from llmops.ratings.outcomes import live, vote_of
 from llmops.records import Campaign, Rating, RatingEvidence
 from llmops.registry.adapters import Registry
 
@@ -74,7 +75,7 @@ def count_votes(registry: Registry, gate: GateConfig, evidence: Evidence) -> Cou
     ballot = _ballot(rules, book, n_full)
     if isinstance(ballot, str):
         return _not_counted(gate, rules, n_full or 0, _next_look(rules, campaign, n_full or 0), ballot)
-    voters = _electorate(ballot.rows)
+    voters = electorate(registry, book, ballot.rows)
     if len(voters.outcomes) < 2:
         return _not_counted(
             gate, rules, len(voters.outcomes), rules.min_items, _too_few(rules, len(voters.outcomes))
@@ -123,15 +124,6 @@ def _next_look(rules: RatingRules, campaign: Campaign, n_full: int) -> int:
 def _is_over(rules: RatingRules, ballot: _Ballot, lines: Sequence[Line]) -> bool:
     last = ballot.look is None or ballot.look == len(rules.looks) - 1
     return last or all(line.check.verdict != "INCONCLUSIVE" for line in lines)
-
-
-def _electorate(rows: Sequence[Rating]) -> Electorate:
-    votes: dict[str, list[tuple[str, Vote]]] = {}
-    for row in rows:
-        vote = vote_of(row)
-        if vote is not None:
-            votes.setdefault(row.item, []).append((row.rater, vote))
-    return Electorate.of(list(votes.values()))
 
 
 def _require_agreement(rules: RatingRules, voters: Electorate) -> None:

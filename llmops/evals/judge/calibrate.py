@@ -7,18 +7,19 @@ nobody votes on with the result in sight.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmops.errors import InvalidEvidence
-from llmops.evals.ballots import frozen, verify_items
+from llmops.evals.ballots import cast_by_item, frozen, verify_items
+from llmops.evals.electorate import WORTH, Electorate, win_rate
 from llmops.evals.evidence import prompt_digest
 from llmops.evals.judge.agreement import OUTCOMES, agreement_figures, confusion, three_way
-from llmops.evals.judge.pairwise import Compared, figure, length_correlation, win_rate
-from llmops.evals.judge.ppi import SCORE, Calibrated, calibrated_win_rate
+from llmops.evals.judge.pairwise import Compared, figure, length_correlation
+from llmops.evals.judge.ppi import SCORE, Calibrated, Others, Rated, calibrated_win_rate
 from llmops.evals.judge.subject import Subject
 from llmops.ratings.book import RatingBook
 from llmops.ratings.campaigns import close_campaign
-from llmops.ratings.outcomes import Outcome, live, outcome, vote_of, votes_by_item
+from llmops.ratings.outcomes import Vote, live, vote_of
 from llmops.records import Campaign, Figure, JudgeCalibration, JudgementSet, RatingEvidence
 from llmops.registry.adapters import Registry
 from llmops.settings import now
@@ -31,9 +32,9 @@ MIN_RATED = 3
 
 @dataclass(frozen=True)
 class Voted:
-    """A campaign's outcomes by case digest, and its votes frozen as a decision carries them."""
+    """Who voted what on each case (a digest), and the votes frozen as a decision carries them."""
 
-    outcomes: Mapping[str, Outcome]
+    votes: Mapping[str, Sequence[tuple[str, Vote]]]
     evidence: RatingEvidence
 
 
@@ -57,7 +58,7 @@ def n_missing(registry: Registry, campaign: Campaign) -> int:
 
 
 def count_outcomes(registry: Registry, campaign: Campaign, subject: Subject) -> Voted:
-    """The outcomes of a settled campaign's items, by the case each is about; the campaign is closed.
+    """The votes on a settled campaign's items, by the case each is about; the campaign is closed.
 
     Raises:
         InvalidEvidence: ratings or items were altered, or the items are not the subject's answers.
@@ -71,18 +72,22 @@ def count_outcomes(registry: Registry, campaign: Campaign, subject: Subject) -> 
     verify_items(registry, book, {prompt: answers for prompt, (_, answers) in cases.items()})
     case_of = {item.digest: cases[prompt_digest(item.messages)][0] for item in book.items()}
     counting = [row for row in live(rows) if vote_of(row) is not None]
-    outcomes = {case_of[item]: outcome(votes) for item, votes in votes_by_item(rows).items()}
-    evidence = frozen(registry, campaign, counting, outcomes.values())
+    votes = {case_of[item]: given for item, given in cast_by_item(counting).items()}
+    evidence = frozen(registry, campaign, counting, Electorate.of(list(votes.values())).outcomes)
     close_campaign(registry.ledger, campaign)
-    return Voted(outcomes, evidence)
+    return Voted(votes, evidence)
 
 
 def calibrate(
-    subject: Subject, judged: Sequence[Compared | None], people: Mapping[str, Outcome], level: float
+    subject: Subject,
+    judged: Sequence[Compared | None],
+    people: Mapping[str, Sequence[tuple[str, Vote]]],
+    level: float,
 ) -> Calibration:
     """Agreement on the rated cases, people's win rate alone, and the one that the judge's other cases sharpen.
 
-    `judged[i]` is about `subject.pairs()[i]`; `people` are outcomes by case digest; `level` is that of each bound.
+    `judged[i]` is about `subject.pairs()[i]`; `people` are votes by case digest; `level` is that of each bound. Cases
+    of a cluster and votes of a rater count as alike.
 
     Raises:
         InvalidEvidence: fewer than 3 cases were rated.
@@ -95,28 +100,37 @@ def calibrate(
             f"calibration: {len(rated)} rated cases; nothing can be calibrated on fewer than {MIN_RATED}"
         )
 
-    def predicted(case: str) -> float:
-        return SCORE.get(verdicts[case].outcome, EVEN) if case in verdicts else NO_OPINION
+    def predicted(of: Sequence[str]) -> Others:
+        said = [SCORE.get(verdicts[c].outcome, EVEN) if c in verdicts else NO_OPINION for c in of]
+        return Others(said, subject.clusters_of(of))
 
-    found = calibrated_win_rate(
-        [(SCORE.get(people[case], EVEN), predicted(case)) for case in rated],
-        [predicted(case) for case in cases if case not in people],
-        level,
-    )
+    voters = Electorate.of([people[case] for case in rated], subject.clusters_of(rated))
+    others = predicted([case for case in cases if case not in people])
+    found = calibrated_win_rate(_rated(voters, predicted(rated)), others, level)
+    interval = replace(found.interval, method=f"{found.interval.method}; by {voters.alike_by}")
+    outcomes = dict(zip(rated, voters.outcomes, strict=True))
     both = [case for case in rated if case in verdicts]
-    theirs, its = [three_way(people[case]) for case in both], [verdicts[case].outcome for case in both]
+    theirs, its = [three_way(outcomes[case]) for case in both], [verdicts[case].outcome for case in both]
+    clusters = subject.clusters_of(both)
     figures = [
-        figure("calibrated_win_rate", found.interval, shift=50.0),
-        figure("people_win_rate", win_rate([people[case] for case in rated], level), shift=50.0),
-        *agreement_figures(theirs, its, level),
+        figure("calibrated_win_rate", interval, shift=50.0),
+        figure("people_win_rate", win_rate(voters, level), shift=50.0),
+        *agreement_figures(theirs, its, level, clusters),
     ]
     lengths = [verdicts[case].longer_by for case in both]
-    for name, outcomes in (("people_length_correlation", theirs), ("judge_length_correlation", its)):
-        correlation = length_correlation(outcomes, lengths, level)
+    for name, said in (("people_length_correlation", theirs), ("judge_length_correlation", its)):
+        correlation = length_correlation(said, lengths, level, clusters)
         figures += [] if correlation is None else [figure(name, correlation)]
     counts = confusion(theirs, its)
     table = {p: {j: int(counts[i, k]) for k, j in enumerate(OUTCOMES)} for i, p in enumerate(OUTCOMES)}
-    return Calibration(found, tuple(figures), table, len(rated))
+    return Calibration(replace(found, interval=interval), tuple(figures), table, len(rated))
+
+
+def _rated(voters: Electorate, judge: Others) -> Rated:
+    """Every vote with its case and, where enough people voted to speak for others, its rater."""
+    rows = [(i, rater, WORTH[vote]) for i, given in enumerate(voters.votes) for rater, vote in given]
+    case, raters, worth = zip(*rows, strict=True)
+    return Rated(worth, judge.judge, case, raters if voters.speaks_for_others else None, judge.clusters)
 
 
 def calibration_record(

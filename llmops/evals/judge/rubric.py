@@ -11,9 +11,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmops import stats
-from llmops.evals.judge.config import RubricConfig
+from llmops.evals.judge.config import Question, RubricConfig
 from llmops.evals.judge.pairwise import figure, share_interval
 from llmops.records import Figure, Judgement
+from llmops.stats import Labels
+
+
+@dataclass(frozen=True, eq=False)
+class How:
+    """The level of each bound, and the cluster of each case (None: cases are independent)."""
+
+    level: float
+    clusters: Labels | None = None
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,7 @@ class Scored:
 
 
 def rubric_figures(
-    config: RubricConfig, cases: Sequence[Scored], systems: Sequence[str], level: float
+    config: RubricConfig, cases: Sequence[Scored], systems: Sequence[str], how: How
 ) -> tuple[Figure, ...]:
     """Per question and system the mean and the share that passes; the difference of the first system and the second.
 
@@ -45,16 +54,22 @@ def rubric_figures(
     for question in config.questions:
         scores = {name: [case.score(name, question.id) for case in cases] for name in systems}
         for name in systems:
-            figures.append(figure(question.id, stats.mean_interval(scores[name], level), system=name))
-            if question.pass_mark is not None:
-                passed = [float(score >= question.pass_mark) for score in scores[name]]
-                figures.append(
-                    figure(f"{question.id} passes", share_interval(passed, level).scaled(100), system=name)
-                )
+            figures += _of_system(question, name, scores[name], how)
         if len(systems) == 2:
             ours, theirs = (scores[name] for name in systems)
-            figures.append(figure(f"{question.id} difference", stats.paired_t(theirs, ours, level)))
+            difference = stats.paired_t(theirs, ours, how.level, how.clusters)
+            figures.append(figure(f"{question.id} difference", difference))
         if config.repeats > 1:
-            agree = stats.proportion_interval([case.agrees(question.id) for case in cases], level).scaled(100)
-            figures.append(figure(f"{question.id} same each time", agree))
+            agree = [case.agrees(question.id) for case in cases]
+            share = stats.proportion_interval(agree, how.level, how.clusters).scaled(100)
+            figures.append(figure(f"{question.id} same each time", share))
     return tuple(figures)
+
+
+def _of_system(question: Question, name: str, scores: Sequence[float], how: How) -> list[Figure]:
+    found = [figure(question.id, stats.mean_interval(scores, how.level, how.clusters), system=name)]
+    if question.pass_mark is not None:
+        passed = [float(score >= question.pass_mark) for score in scores]
+        share = share_interval(passed, how.level, how.clusters).scaled(100)
+        found.append(figure(f"{question.id} passes", share, system=name))
+    return found

@@ -20,7 +20,7 @@ from llmops.evals.judge.load import Judge
 from llmops.evals.judge.pairwise import Compared, compared, pairwise_figures
 from llmops.evals.judge.parse import parse
 from llmops.evals.judge.prompt import Showing, render
-from llmops.evals.judge.rubric import Scored, rubric_figures
+from llmops.evals.judge.rubric import How, Scored, rubric_figures
 from llmops.evals.judge.subject import Subject, names_of, require_other
 from llmops.records import Figure, Judgement, JudgementSet
 from llmops.registry.adapters import Registry
@@ -136,11 +136,13 @@ def counted(judge: Judge, subject: Subject, said: Sequence[Judgement]) -> tuple[
     if isinstance(judge.config, PairwiseConfig):
         outcomes = comparisons(subject, said)
         pairs = [case for case in outcomes if case is not None]
-        return pairwise_figures(pairs, BOUND_LEVEL), len(pairs), len(outcomes) - len(pairs)
+        clusters = subject.clusters_of(case.case for case in pairs)
+        return pairwise_figures(pairs, BOUND_LEVEL, clusters), len(pairs), len(outcomes) - len(pairs)
     cases = _scored(said, len(subject.reports) * judge.config.repeats)
     whole = [case for case in cases if case is not None]
     systems = [report.system for report in subject.reports]
-    return rubric_figures(judge.config, whole, systems, BOUND_LEVEL), len(whole), len(cases) - len(whole)
+    how = How(BOUND_LEVEL, subject.clusters_of(case.case for case in whole))
+    return rubric_figures(judge.config, whole, systems, how), len(whole), len(cases) - len(whole)
 
 
 def comparisons(subject: Subject, said: Sequence[Judgement]) -> list[Compared | None]:

@@ -62,5 +62,5 @@ def judge_campaign(
         return Found(record, None, missing)
     voted = count_outcomes(registry, campaign, subject)
     said = load_judgements(registry.store, record.judgements)
-    found = calibrate(subject, comparisons(subject, said), voted.outcomes, BOUND_LEVEL)
+    found = calibrate(subject, comparisons(subject, said), voted.votes, BOUND_LEVEL)
     return Found(record, calibration_record(registry, record, campaign, voted, found))

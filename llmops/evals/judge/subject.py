@@ -5,7 +5,7 @@ Nothing is generated here. A judge that is one of the systems it would judge is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from llmops.engines.completions import load_answers
@@ -18,7 +18,7 @@ from llmops.registry.names import name_states
 from llmops.schema import short
 
 # What must be the same of all reports for their answers to differ by the models alone.
-SHARED = ("suite_digest", "base", "engine", "session", "decoding", "cases", "n_cases")
+SHARED = ("suite_digest", "cluster", "base", "engine", "session", "decoding", "cases", "n_cases")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,13 @@ class Subject:
             for case, a, b in zip(self.cases, ours, theirs, strict=True)
             if _answered(a, b) and not same(a, b)
         ]
+
+    def clusters_of(self, cases: Iterable[str]) -> list[str] | None:
+        """The cluster of each case (a digest); None where the suite takes cases as independent."""
+        if self.reports[0].cluster is None:
+            return None
+        groups = {case.digest: case.group for case in self.cases}
+        return [groups[case] for case in cases]
 
     @property
     def n_unanswered(self) -> int:

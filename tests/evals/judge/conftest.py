@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -51,9 +52,9 @@ class Court:
         """`llmops eval judge FILE ...` in the workspace."""
         return llmops(self.root, "eval", "judge", str(file), *options)
 
-    def again(self, *gates: Path) -> None:
-        """Evaluate anew, after these gates were declared."""
-        self.reports = _evaluated(self.room, gates=gates)
+    def again(self, *gates: Path, **suite: Any) -> None:
+        """Evaluate anew, after these gates were declared, with these settings of the suite."""
+        self.reports = _evaluated(self.room, suite, gates=gates)
 
     def judged(self, file: Path, *options: str, code: int = 0) -> JudgementSet:
         """The set of judgements that the command prints."""
@@ -70,10 +71,13 @@ class Court:
         return found
 
 
-def _evaluated(room: Room, **request: Any) -> list[Report]:
+def _evaluated(
+    room: Room, settings: Mapping[str, Any] = MappingProxyType({}), **request: Any
+) -> list[Report]:
     """Reports of the base and the adapter with so many wins, losses, ties and equal answers of the adapter's."""
     n = N_WINS + N_LOSSES + N_TIES + N_SAME
-    suite = room.suite(cases={"kind": "dataset", "name": "questions", "pool": "gate", "n_max": n, "seed": 0})
+    cases = {"kind": "dataset", "name": "questions", "pool": "gate", "n_max": n, "seed": 0}
+    suite = room.suite(**{"cases": cases, **settings})
     place = {c.messages[-1].content: i for i, c in enumerate(load_suite(suite, room.registry).cases)}
 
     def script(model: str, prompt: str, nth: int) -> str:

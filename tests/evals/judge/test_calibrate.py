@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 
 import numpy as np
@@ -10,9 +11,11 @@ from statsmodels.stats.inter_rater import cohens_kappa as reference_kappa
 
 from llmops.engines.completions import load_answers
 from llmops.evals.judge.agreement import cohens_kappa
-from llmops.evals.judge.ppi import calibrated_win_rate
+from llmops.evals.judge.pairwise import Outcome
+from llmops.evals.judge.ppi import Others, Rated, calibrated_win_rate
 from llmops.ratings.campaigns import is_closed, put_items
 from llmops.records import Campaign, Item, JudgeCalibration
+from llmops.stats import FloatArray
 from tests.evals.judge.conftest import N_LOSSES, N_TIES, N_WINS, Court
 from tests.evals.judge.referee import Seen, perfect, verdict
 from tests.evals.voting import NAME, campaign_of, vote
@@ -43,7 +46,7 @@ def test_judge_that_says_what_people_say_agrees_fully_and_sharpens_their_rate(co
     record = court.calibrated(court.judge(court.seat(perfect)), "--campaign", NAME)
     score = {"first": 1.0, "tie": 0.5, "second": 0.0}
     rated, others = [score[o] for o in truth], [score[o] for o in TRUTH[1::2]]
-    expected = calibrated_win_rate([(y, y) for y in rated], others, 0.95)
+    expected = calibrated_win_rate(Rated(rated, rated), Others(others), 0.95)
     found = {figure.name: figure for figure in record.figures}
     assert (found["agreement"].value, found["kappa"].value) == (100.0, 1.0)
     assert found["people_win_rate"].value == pytest.approx(100 * np.mean(rated))
@@ -125,8 +128,9 @@ def test_case_the_judge_errored_on_keeps_its_vote_and_adds_nothing_of_the_judges
     assert record.n_rated == len(truth)
     assert sum(sum(row.values()) for row in record.confusion.values()) == len(truth) - 1
     score = {"first": 1.0, "tie": 0.5, "second": 0.0}
-    rated = [(score[o], 0.5 if i == 0 else score[o]) for i, o in enumerate(truth)]
-    expected = calibrated_win_rate(rated, [score[o] for o in TRUTH[1::2]], 0.95)
+    people = [score[o] for o in truth]
+    rated = Rated(people, [0.5, *people[1:]])
+    expected = calibrated_win_rate(rated, Others([score[o] for o in TRUTH[1::2]]), 0.95)
     assert named(record)["calibrated_win_rate"] == pytest.approx(50 + expected.interval.estimate)
 
 
@@ -154,17 +158,64 @@ def test_campaign_and_session_together_are_refused(court: Court) -> None:
     assert (done.code, "--campaign names its two reports by itself" in done.err) == (2, True)
 
 
+def said(table: FloatArray) -> tuple[list[Outcome], list[Outcome]]:
+    """What people (rows) and the judge (columns) say of the items that a [3, 3] table counts."""
+    cells = np.repeat(np.arange(9), table.ravel().astype(int))
+    names: tuple[Outcome, ...] = ("first", "tie", "second")
+    return [names[i] for i in cells // 3], [names[i] for i in cells % 3]
+
+
 def test_kappa_and_its_error_are_statsmodels() -> None:
     rng = np.random.default_rng(3)
     for _ in range(20):
         table = rng.integers(1, 20, size=(3, 3)).astype(float)
-        found, reference = cohens_kappa(table, 0.95), reference_kappa(table)
+        found, reference = cohens_kappa(*said(table), 0.95), reference_kappa(table)
+        n = table.sum()
         assert found is not None
         assert found.estimate == pytest.approx(reference.kappa)
-        assert found.sd / np.sqrt(table.sum()) == pytest.approx(np.sqrt(reference.var_kappa))
+        assert found.sd**2 / n == pytest.approx(reference.var_kappa * n / (n - 1))
+        assert found.low < reference.kappa - 1.6 * np.sqrt(reference.var_kappa)
 
 
 def test_kappa_of_judge_and_people_who_never_vary_is_none() -> None:
     table = np.zeros((3, 3))
     table[1, 1] = 20
-    assert cohens_kappa(table, 0.95) is None
+    assert cohens_kappa(*said(table), 0.95) is None
+
+
+def test_kappa_without_one_disagreement_is_not_certain() -> None:
+    """The exact bound of 40 agreements in 40, chance being a half: (0.05^(1/40) - 0.5) / 0.5."""
+    found = cohens_kappa(*said(np.diag([20.0, 0.0, 20.0])), 0.95)
+    assert found is not None
+    assert (found.estimate, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(2 * 0.05 ** (1 / 40) - 1)
+
+
+def test_groups_of_the_suite_are_the_units_of_what_a_judge_says_and_of_its_calibration(court: Court) -> None:
+    """The first 16 of 24 cases are rated; two and two are of one group, one of them half rated."""
+    cases = [case for case, _ in load_answers(court.room.registry.store, court.reports[0])]
+    lines = [
+        {"prompt": case.messages[-1].content, "completion": case.references[0], "group": f"g{(i + 1) // 2}"}
+        for i, case in enumerate(cases)
+    ]
+    (court.root / "grouped.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    court.again(cluster="group", cases={"kind": "file", "path": "grouped.jsonl"})
+    campaign = campaign_of(court.room, court.reports, 16)
+    vote(court.room, campaign, "ann", TRUTH[:16])
+    done = court.run(court.judge(court.seat(perfect)), "--campaign", NAME, "--json")
+    assert done.code == 0, done.err
+    said = json.loads(done.out)
+    calibrated, judged = (
+        {f["name"]: f for f in said[part]["figures"]} for part in ("calibration", "judgements")
+    )
+    groups = [str(line["group"]) for line in lines]
+    says = [{"first": 1.0, "tie": 0.5, "second": 0.0}[o] for o in TRUTH]
+    rated, others = (
+        Rated(says[:16], says[:16], clusters=groups[:16]),
+        Others(says[16:], groups[16 : len(TRUTH)]),
+    )
+    expected = calibrated_win_rate(rated, others, 0.95).interval
+    found = calibrated["calibrated_win_rate"]
+    assert (found["low"], found["high"]) == (50 + expected.low, 50 + expected.high)
+    assert found["method"].endswith("by group, of this rater alone")
+    assert judged["win_rate"]["method"] == "clustered tango"

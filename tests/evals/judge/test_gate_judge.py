@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmops.evals.gate import load_gate
-from llmops.evals.judge.ppi import calibrated_win_rate
+from llmops.evals.judge.ppi import Others, Rated, calibrated_win_rate
 from llmops.records import Decision, JudgementSet
 from llmops.schema import load_record, short
 from tests.evals.conftest import write
@@ -83,9 +83,9 @@ def test_calibrated_judge_decides_by_the_calibrated_interval_and_the_reasons_car
     court.judged(file)
     decision = decided(court, path)
     score = {"first": 1.0, "tie": 0.5, "second": 0.0}
-    expected = calibrated_win_rate(
-        [(score[o], score[o]) for o in truth], [score[o] for o in TRUTH[1::2]], 0.95
-    ).interval
+    people = [score[o] for o in truth]
+    others = Others([score[o] for o in TRUTH[1::2]])
+    expected = calibrated_win_rate(Rated(people, people), others, 0.95).interval
     check = checks(decision)["judge_win_rate"]
     assert (check.low, check.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
     assert (check.role, check.n_cases, check.verdict) == ("judge", len(truth), decision.verdict)
