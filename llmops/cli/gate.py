@@ -145,14 +145,20 @@ def plan(
     ties: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share of rated items that end in a tie.")
     ] = 0.3,
+    correlation: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Of the judge's verdicts with people's; default: as last calibrated."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
-    """Cases and rated items that each check needs at 80, 90 and 95 % power, before GPU or rater time is spent."""
-    from llmops.evals.gate.plan import POWERS, Assumptions
+    """Cases, rated items and judged cases that each check needs at 80, 90 and 95 % power, before any is spent."""
+    from llmops.evals.gate.needs import POWERS, Assumptions
     from llmops.evals.gate.plan import plan as needs
 
     registry = Registry.of(find_workspace())
-    found = needs(registry, gate, pilot, adapter, Assumptions(effect, win_rate, ties))
+    found = needs(registry, gate, pilot, adapter, Assumptions(effect, win_rate, ties, correlation))
     if json:
         as_json([asdict(row) for row in found])
         return

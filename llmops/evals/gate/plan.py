@@ -6,15 +6,17 @@ For a margin the systems are taken to be equal in truth; for a goal, the differe
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmops.errors import BadRequest, InvalidEvidence
 from llmops.evals.gate.config import GateConfig, Guardrail, NonInferior, Superior, load_gate
 from llmops.evals.gate.decide import pilot
+from llmops.evals.gate.judge_needs import judge_needs
 from llmops.evals.gate.lines import Line, label
 from llmops.evals.gate.metric_checks import Comparisons, metric_lines
+from llmops.evals.gate.needs import POWERS, Assumptions, Needed
 from llmops.evals.gate.slice_checks import part_lines
 from llmops.registry.adapters import Registry
 
@@ -22,35 +24,10 @@ if TYPE_CHECKING:
     from llmops.evals.metrics import Metric
     from llmops.stats import Interval, Plan
 
-POWERS = (0.8, 0.9, 0.95)
 DISAGREE = 0.3
 """Share of cases on which two systems' yes-or-no scores differ, where no pilot says."""
 SPREAD = 25.0
 """Standard deviation, in points, of two systems' difference on one case, where no pilot says."""
-
-
-@dataclass(frozen=True)
-class Needed:
-    """What one check needs: units in all for each power, None where none is expected to suffice."""
-
-    check: str
-    kind: str
-    limit: float
-    assumed: float
-    sd: float
-    unit: str  # cases, pairs or rated items
-    n_now: int | None
-    needed: dict[str, int | None]
-    basis: str
-
-
-@dataclass(frozen=True)
-class Assumptions:
-    """What a plan takes for true: `effect` of goals on the metric's scale (None: the pilot's), and people's votes."""
-
-    effect: float | None = None
-    win_rate: float = 60.0
-    ties_frac: float = 0.3
 
 
 def plan(
@@ -78,7 +55,7 @@ def plan(
         found = list(_without_pilot(gate, gate_path, assumed))
     else:
         found = [_from_line(line, assumed) for line in lines if line.check.role != "exploratory"]
-    return [*found, *_votes(gate, assumed)]
+    return [*found, *_votes(gate, assumed), *judge_needs(registry, gate, gate_path.parent, assumed)]
 
 
 def _pilot_lines(registry: Registry, gate_path: Path, session: str | None, candidate: str) -> list[Line]:

@@ -163,7 +163,7 @@ def length_correlation(
     n = len(won)
     if n < 4 or np.all(won == won[0]) or np.all(by == by[0]):
         return None
-    r = float(scipy_stats.spearmanr(won, by).statistic)
+    r = _spearman(won, by)
     z = _fisher(r)
     half = float(special.ndtri(level)) * math.sqrt((1 + r * r / 2) / (n - 3))
     codes = cluster_codes(clusters, n)
@@ -187,7 +187,12 @@ def _fisher_without(won: FloatArray, by: FloatArray, kept: npt.NDArray[np.bool_]
     x, y = won[kept], by[kept]
     if np.all(x == x[0]) or np.all(y == y[0]):
         return 0.0
-    return _fisher(float(scipy_stats.spearmanr(x, y).statistic))
+    return _fisher(_spearman(x, y))
+
+
+def _spearman(x: FloatArray, y: FloatArray) -> float:
+    a, b = (ranks - ranks.mean() for ranks in (scipy_stats.rankdata(x), scipy_stats.rankdata(y)))
+    return float(a @ b / math.sqrt((a @ a) * (b @ b)))
 
 
 def _jackknife_error(left_out: Sequence[float]) -> float:

@@ -282,3 +282,32 @@ def test_votes_taken_back_before_anybody_saw_them_are_simply_not_there(court: Co
     decision = decided(court, path)
     assert checks(decision)["judge_win_rate"].verdict == "INCONCLUSIVE"
     assert "lack the votes that calibrate it" in decision.reasons[0]
+
+
+def test_plan_says_how_many_votes_and_judged_cases_the_judge_needs_by_its_pilots_correlation(
+    court: Court,
+) -> None:
+    """More of either where the judge is worth less; the correlation is that of the pilot's table."""
+    file, path = declared(
+        court, court.seat(perfect), calibrated_on=NAME, win_rate={"kind": "non_inferior", "margin": 15}
+    )
+
+    def plan(*options: str) -> dict[str, dict[str, Any]]:
+        done = llmops(court.root, "gate", "plan", str(path), "--json", *options)
+        assert done.code == 0, done.err
+        return {row["unit"]: row for row in json.loads(done.out) if row["check"] == "judge_win_rate"}
+
+    (row,) = plan().values()
+    assert set(row["needed"].values()) == {None}
+    assert "needs a judge calibrated on a pilot's votes" in row["basis"]
+    campaign, truth = opened(court)
+    vote(court.room, campaign, "ann", truth)
+    court.calibrated(file, "--campaign", NAME)
+    found = plan()
+    assert "on 12 rated cases, equal systems, 30 % ties, 24 judged cases" in found["votes"]["basis"]
+    assert found["votes"]["needed"]["0.8"] is None  # 24 cases are too few, however many are rated
+    good, poor = plan("--correlation", "0.9"), plan("--correlation", "0.6")
+    assert good["judged cases"]["needed"]["0.8"] < poor["judged cases"]["needed"]["0.8"]
+    assert good["judged cases"]["basis"].startswith("judge's correlation 0.9, equal systems")
+    table = llmops(court.root, "gate", "plan", str(path), "--correlation", "0.9").out
+    assert f"{good['judged cases']['needed']['0.9']:,}" in table
