@@ -59,19 +59,26 @@ class Error:
 
 def error_of(found: Parts) -> Error:
     """Standard error, degrees of freedom and skewness from the parts."""
-    n = len(found.parts)
-    if found.sizes is None:
-        shares: FloatArray | float = 1 / n
-        df = float(n - 1)
-    else:
-        shares = found.sizes / found.sizes.sum()
-        df = degrees_of_freedom(found.sizes)
-    variance = float(np.sum(found.parts**2 / (1 - shares)))
+    df = float(len(found.parts) - 1) if found.sizes is None else degrees_of_freedom(found.sizes)
+    shares, variance = _shares(found), variance_of(found)
     if variance <= 0:
         return Error(0.0, df, 0.0)
     third = float(np.sum(found.parts**3 / (1 - shares) ** 1.5)) / variance**1.5
     small = math.sqrt(df * (df + 1)) / (df - 1) if df > 1.25 else math.sqrt(1.25 * 2.25) / 0.25
     return Error(math.sqrt(variance), df, third * small)
+
+
+def variance_of(found: Parts) -> float:
+    """The square of the standard error."""
+    return float(np.sum(found.parts**2 / (1 - _shares(found))))
+
+
+def _shares(found: Parts) -> FloatArray | float:
+    """[G] the share of cases that each unit holds."""
+    if found.sizes is None:
+        return 1 / len(found.parts)
+    shares: FloatArray = found.sizes / found.sizes.sum()
+    return shares
 
 
 def student(found: Parts, level: float, n: int, method: str) -> Interval:
@@ -117,7 +124,7 @@ def degrees_of_freedom(sizes: FloatArray) -> float:
     """
     if np.all(sizes == sizes[0]):
         return float(len(sizes) - 1)
-    return _smaller(sizes.astype(np.float64).tobytes())
+    return _smaller(np.sort(sizes).astype(np.float64).tobytes())
 
 
 @lru_cache(maxsize=128)

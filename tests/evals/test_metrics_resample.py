@@ -11,12 +11,12 @@ import sacrebleu
 from sacrebleu.significance import _bootstrap_resample
 
 from llmops.errors import BadRequest, InvalidEvidence
-from llmops.evals.metrics import METRICS, difference, interval, resample, score
+from llmops.evals.metrics import METRICS, difference, interval, resample, resampling, score
 from llmops.evals.metrics.resampling import SEED, Resampling, paired_bootstrap
 from llmops.stats import CorpusScore, FloatArray
 from tests.evals.scoring import answers, score_texts
 from tests.evals.test_metrics_words import resolved
-from tests.stats.calibration import CLOSE, ROUGH, assert_holds, population, synthetic_texts
+from tests.stats.calibration import CLOSE, REPLICATIONS, ROUGH, assert_holds, population, synthetic_texts
 
 REFERENCES, BASELINE, CANDIDATE = synthetic_texts(40, ROUGH, CLOSE, seed=5)
 ONE_EACH = [[text] for text in REFERENCES]
@@ -106,10 +106,15 @@ def test_few_cases_are_in_doubt() -> None:
 
 @pytest.mark.stats
 @pytest.mark.parametrize("name", ["bleu", "chrf"])
-def test_bootstrap_of_equal_systems_errs_as_often_as_it_says(name: str) -> None:
+def test_bootstrap_of_equal_systems_errs_as_often_as_it_says(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shipped resamples are the same for every corpus of a size, so that they are drawn once here."""
+    counts = list(resampling.counts_of(100, 400))
+    monkeypatch.setattr(resampling, "counts_of", lambda *_: counts)
     people, rng = population(name, 400, CLOSE, CLOSE, seed=2), np.random.default_rng(8)
     wrong = [
         paired_bootstrap(people.sample_null(rng, 100), people.score, 0.95, Resampling(400)).low > 0
-        for _ in range(2000)
+        for _ in range(REPLICATIONS)
     ]
     assert_holds(sum(wrong), len(wrong))

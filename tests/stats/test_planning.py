@@ -143,6 +143,7 @@ def passed(counts: np.ndarray, n: int, threshold: float) -> float:
 @pytest.mark.stats
 @pytest.mark.parametrize("power", [0.8, 0.95])
 def test_corpus_metric_passes_as_often_as_planned(rng: np.random.Generator, power: float) -> None:
+    """2,500 times, each of milliseconds: the share's own error is 0.8 points, the promise 3."""
     people = population("chrf", 2000, ROUGH, replace(ROUGH, replaced=(0.28, 0.95)), seed=83)
     pilot = paired_corpus(people.a, people.b, people.score, level=0.95)
     threshold = people.difference - 0.25 * pilot.sd
@@ -177,4 +178,4 @@ def test_looks_pass_as_often_as_planned(rng: np.random.Generator, spending: str,
         at = (round(fraction * n) for fraction in looks)
         return any(mean_interval(x[:m], level).low > -0.3 for m, level in zip(at, levels, strict=True))
 
-    close(sum(stops() for _ in range(5000)) / 5000, power)
+    close(sum(stops() for _ in range(REPLICATIONS)) / REPLICATIONS, power)

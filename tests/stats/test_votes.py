@@ -14,7 +14,8 @@ from llmops.evals.gate.vote_checks import vote_lines
 from llmops.ratings.outcomes import Outcome, outcome, votes_by_item
 from llmops.records import Check, Rating
 from llmops.stats import n_for_power, vote_plan
-from tests.stats.calibration import NOMINAL, assert_holds
+from llmops.stats.binary import Changes, changes_interval
+from tests.stats.calibration import NOMINAL, REPLICATIONS, assert_holds
 
 pytestmark = pytest.mark.stats
 
@@ -101,25 +102,38 @@ def rating_rows(rng: np.random.Generator, n: int, n_raters: int) -> list[Rating]
     return rows
 
 
+def counted(rows: list[Rating]) -> tuple[int, int]:
+    """How many items the rows' votes say are won, and how many lost."""
+    outcomes = [outcome(given) for given in votes_by_item(rows).values()]
+    return outcomes.count("first"), outcomes.count("second")
+
+
 @pytest.mark.parametrize(("n", "n_raters"), [(40, 1), (60, 3)])
 def test_rows_of_raters_without_a_preference_end_in_a_verdict_no_more_often_than_the_level_says(
     rng: np.random.Generator, n: int, n_raters: int
 ) -> None:
-    verdicts = []
-    for _ in range(1000):
-        votes = votes_by_item(rating_rows(rng, n, n_raters))
-        outcomes = [outcome(given) for given in votes.values()]
-        verdicts.append(vote_checks(rules(), outcomes)[0].verdict)
-    assert_holds(verdicts.count("PASS"), len(verdicts))
-    assert_holds(verdicts.count("FAIL"), len(verdicts))
+    """Rows say of an item what plurality says of its votes' counts; each outcome is decided on once."""
+    shares = np.array([(1 - TIES) / 2, (1 - TIES) / 2, TIES])
+    votes = rng.multinomial(n_raters, shares, size=(REPLICATIONS, n))
+    most = votes.max(axis=2, keepdims=True)
+    alone = (votes == most).sum(axis=2) == 1
+    won, lost = ((alone & (votes.argmax(axis=2) == k)).sum(axis=1) for k in (0, 1))
+    pairs, times = np.unique(np.c_[won, lost], axis=0, return_counts=True)
+    verdicts = [vote_checks(rules(), items(n, first=w, second=k))[0].verdict for w, k in pairs.tolist()]
+    for verdict in ("PASS", "FAIL"):
+        assert_holds(int(sum(t for t, v in zip(times, verdicts, strict=True) if v == verdict)))
+    rows = np.array([counted(rating_rows(rng, n, n_raters)) for _ in range(50)])
+    assert rows.mean(axis=0) == pytest.approx(pairs.T @ times / REPLICATIONS, abs=1.5)
 
 
 def test_the_rule_condemns_votes_that_are_looked_at_every_ten_items(rng: np.random.Generator) -> None:
     """Why an open campaign shows nothing: stopping at the first PASS of 20 to 200 items."""
-    stopped = []
-    for _ in range(400):
-        said = rng.choice(["first", "second", "tie"], 200, p=[(1 - TIES) / 2, (1 - TIES) / 2, TIES])
-        looks = [vote_checks(rules(), list(said[:n]))[0].verdict for n in range(20, 201, 10)]
-        stopped.append("PASS" in looks)
+    shares = [(1 - TIES) / 2, (1 - TIES) / 2, TIES]
+    counts = rng.multinomial(10, shares, size=(REPLICATIONS, 20)).cumsum(axis=1)
+    stopped = np.zeros(REPLICATIONS, dtype=bool)
+    for n in range(20, 201, 10):
+        pairs, which = np.unique(counts[:, n // 10 - 1, :2], axis=0, return_inverse=True)
+        low = [changes_interval(Changes(won, lost, n), 0.95).low for won, lost in pairs.tolist()]
+        stopped |= np.array(low)[which] > 0
     with pytest.raises(AssertionError, match="wrong in"):
-        assert_holds(sum(stopped), len(stopped))
+        assert_holds(int(stopped.sum()))

@@ -15,7 +15,7 @@ from scipy import special
 from llmops.stats import FloatArray
 from llmops.stats.guard import MIN_UNITS
 from llmops.stats.interval import IntArray
-from llmops.stats.student import Parts, degrees_of_freedom, error_of
+from llmops.stats.student import Parts, degrees_of_freedom, variance_of
 
 FAR = 0.25
 """A case whose part lies so far from the common one, in wins, differs from it: half a step of a vote."""
@@ -76,13 +76,13 @@ def _by_cluster(found: Influence, clusters: tuple[IntArray, IntArray]) -> float:
     n = int(max(rated.max(), others.max(initial=0))) + 1
     parts: FloatArray = np.bincount(rated[found.case], weights=found.votes, minlength=n).astype(np.float64)
     parts += np.bincount(others, weights=found.others, minlength=n)
-    return error_of(Parts(0.0, parts, np.bincount(rated, minlength=n).astype(float))).se ** 2
+    return variance_of(Parts(0.0, parts, np.bincount(rated, minlength=n).astype(float)))
 
 
 def _by(found: Influence, codes: IntArray) -> float:
     """The variance by clusters of votes; parts of other cases are nobody's."""
     parts = np.bincount(codes, weights=found.votes).astype(np.float64)
-    return error_of(Parts(0.0, parts, _sizes(found, codes))).se ** 2
+    return variance_of(Parts(0.0, parts, _sizes(found, codes)))
 
 
 def _sizes(found: Influence, codes: IntArray) -> FloatArray:

@@ -127,8 +127,9 @@ class _Known:
         raters = None if rated.raters is None else np.unique(rated.raters, return_inverse=True)[1]
         clusters = None
         if rated.clusters is not None:
-            labels = [*rated.clusters, *(others.clusters if others.clusters is not None else ())]
-            codes = np.unique(labels, return_inverse=True)[1]
+            labels = [np.asarray(rated.clusters)]
+            labels += [np.asarray(others.clusters)] if others.clusters is not None and len(free) else []
+            codes = np.unique(np.concatenate(labels), return_inverse=True)[1]
             clusters = codes[: len(judge)], codes[len(judge) :]
         return cls(votes, case, judge, free, clusters, raters)
 
