@@ -22,6 +22,8 @@ from llmops.settings import Workspace
 from tests.evals.conftest import write
 from tests.serving.gateway import Endpoint, register_proved, serving, write_profile
 
+pytestmark = pytest.mark.walk
+
 SUITE = {
     "name": "tiny",
     "cases": {"kind": "dataset", "name": "tiny", "n_max": 24},

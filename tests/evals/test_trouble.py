@@ -52,6 +52,7 @@ def answered(room: Room) -> list[tuple[str, str]]:
     return [(c["case"], c["system"]) for c in map(json.loads, lines)]
 
 
+@pytest.mark.walk
 def test_killed_evaluation_goes_on_where_it_stopped(room: Room) -> None:
     def script(model: str, prompt: str, nth: int) -> str:
         if len(counterpart.asked) >= 80:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from llmops.ratings.campaigns import close_campaign, find_campaign, put_items
 from llmops.records import Campaign, Check, Decision, Report
 from tests.evals.conftest import BETTER, Room, write
 from tests.evals.voting import NAME, campaign_of, evaluated, vote, wishes
+from tests.in_process import llmops
 
 WORSE = {"metric": "exact_match", "kind": "superior", "by": 90}
 WINS: dict[str, Any] = {"kind": "superior", "by": 0}
@@ -427,11 +426,6 @@ def test_gate_that_misspells_what_people_are_asked_is_refused(
         load_gate(room.gate(BETTER, **settings))
 
 
-def llmops(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "llmops.cli", *arguments]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=200, check=False)
-
-
 def test_votes_approvals_and_release_go_through_the_command_line(room: Room) -> None:
     evaluated(room)
     gate = str(room.gate(BETTER, ratings=asked(max_both_bad=40), approvals=2))
@@ -440,41 +434,40 @@ def test_votes_approvals_and_release_go_through_the_command_line(room: Room) -> 
         root / "campaign.yaml", {"name": NAME, "purpose": "gate", "gate": "gate.yaml", "n_items": 50}
     )
     opened = llmops(root, "feedback", "open", str(file))
-    assert opened.returncode == 0, opened.stderr
+    assert opened.code == 0, opened.err
     campaign = find_campaign(room.registry.store, room.registry.ledger, NAME)
     undecided = llmops(root, "gate", "check", gate)
-    assert undecided.returncode == 3
-    assert "not counted yet" in undecided.stdout
-    assert "0 of 50 items rated" in undecided.stdout
+    assert undecided.code == 3
+    assert "not counted yet" in undecided.out
+    assert "0 of 50 items rated" in undecided.out
     vote(room, campaign, "ann", wishes(25, 8, tie=10, both_bad=7))
     decided = llmops(root, "gate", "check", gate)
-    assert decided.returncode == 0, decided.stdout + decided.stderr
-    assert "50.0 -> 67.0" in decided.stdout
+    assert decided.code == 0, decided.out + decided.err
+    assert "50.0 -> 67.0" in decided.out
     assert (
-        "50 items of 50 rated by 1 rater (50 votes): 25 for the candidate, 8 for the baseline"
-        in decided.stdout
+        "50 items of 50 rated by 1 rater (50 votes): 25 for the candidate, 8 for the baseline" in decided.out
     )
-    assert "7 both bad (14.0 %)" in decided.stdout
-    assert "approvals: 0 of 2: nobody yet" in decided.stdout
+    assert "7 both bad (14.0 %)" in decided.out
+    assert "approvals: 0 of 2: nobody yet" in decided.out
 
     refused = llmops(root, "release", "promote", "docs")
-    assert refused.returncode == 3
-    assert "has 0 of 2 approvals; run `llmops approve " in refused.stderr
+    assert refused.code == 3
+    assert "has 0 of 2 approvals; run `llmops approve " in refused.err
     first = llmops(root, "approve", "--as", "ann", "--reason", "read all of them")
-    assert first.stdout.startswith("1 of 2 approvals of decision ")
-    assert f"about {room.adapter.model_name}" in first.stdout
-    assert llmops(root, "approve", "docs", "--as", "Ann ").returncode == 2
-    status = llmops(root, "status").stdout
+    assert first.out.startswith("1 of 2 approvals of decision ")
+    assert f"about {room.adapter.model_name}" in first.out
+    assert llmops(root, "approve", "docs", "--as", "Ann ").code == 2
+    status = llmops(root, "status").out
     assert "win rate 67.0 % [" in status
     assert "approvals 1 of 2: ann" in status
-    second = json.loads(llmops(root, "approve", "docs", "--as", "bob", "--json").stdout)
+    second = json.loads(llmops(root, "approve", "docs", "--as", "bob", "--json").out)
     assert (second["n_given"], second["n_needed"], second["approver"]) == (2, 2, "bob")
     promoted = llmops(root, "release", "promote", "docs")
-    assert promoted.returncode == 0, promoted.stderr
+    assert promoted.code == 0, promoted.err
     assert room.registry.ledger.events("release.requested")[-1].body["adapter"] == room.adapter.adapter
     verified = llmops(root, "ledger", "verify")
-    assert verified.returncode == 0, verified.stderr
-    assert "3 anchors" in verified.stdout
+    assert verified.code == 0, verified.err
+    assert "3 anchors" in verified.out
 
 
 def test_touched_rating_ends_the_command_with_4(room: Room) -> None:
@@ -482,9 +475,9 @@ def test_touched_rating_ends_the_command_with_4(room: Room) -> None:
     with sqlite3.connect(room.workspace.state / "llmops.db") as connection:
         connection.execute(TOUCHES["choice"])
     done = llmops(room.workspace.root, "gate", "check", str(room.gate(BETTER, ratings=asked())))
-    assert done.returncode == 4
-    assert "ratings: #3 was changed" in done.stdout
-    assert "INVALID" in done.stdout.splitlines()[-1]
+    assert done.code == 4
+    assert "ratings: #3 was changed" in done.out
+    assert "INVALID" in done.out.splitlines()[-1]
 
 
 def test_shipped_gate_asks_for_the_campaign_that_names_it_and_for_no_more_items_than_it_shows() -> None:

@@ -121,6 +121,7 @@ class _Known:
 
     @classmethod
     def of(cls, rated: Rated, others: Others) -> _Known:
+        """As arrays, with clusters and raters numbered from 0."""
         votes, judge = np.asarray(rated.votes, dtype=float), np.asarray(rated.judge, dtype=float)
         free = np.asarray(others.judge, dtype=float)
         case = np.arange(len(votes)) if rated.case is None else np.asarray(rated.case)
