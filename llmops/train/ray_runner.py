@@ -15,7 +15,7 @@ from llmops.errors import ConfigError, CouldNotRun, LlmopsError, TrainingFailed
 from llmops.settings import Workspace, find_workspace
 from llmops.train.recipe import Overrides, load_recipe
 
-_CARRIED = ("LLMOPS_", "OMP_NUM_THREADS", "HF_", "DO_NOT_TRACK", "MLFLOW_", "PYTHONPATH")
+_CARRIED = ("LLMOPS_", "OMP_NUM_THREADS", "HF_", "DO_NOT_TRACK", "MLFLOW_", "PYTHONPATH", "GLIBC_TUNABLES")
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_V2_ENABLED": "1", "RAY_DEDUP_LOGS": "0"}
 
 

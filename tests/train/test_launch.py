@@ -17,6 +17,7 @@ from llmops.errors import ConfigError
 from llmops.registry.adapters import Registry
 from llmops.train.finetune import finetune
 from llmops.train.launch import starts
+from llmops.train.memory.heap import WITHOUT_CACHES
 from llmops.train.ranks import Place, any_of_all, from_first, place, require_processes, require_strategy
 from llmops.train.recipe import load_recipe
 from llmops.train.sharding import require_sharded, sharded_frac
@@ -136,6 +137,7 @@ def test_killed_process_ends_the_run_and_is_named(bench: Bench) -> None:
     try:
         _wait_for_steps(bench, run)
         (second,) = _ranks(run.pid, "1")
+        assert WITHOUT_CACHES.encode() in Path(f"/proc/{second}/environ").read_bytes()
         os.kill(second, signal.SIGKILL)
         _, stderr = run.communicate(timeout=120)
     finally:
