@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import resource
 import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from llmops.train import finetune as module
 from llmops.train.finetune import finetune
 from llmops.train.methods import sft
 from llmops.train.probes import effect_nats
+from tests.train.kills import in_child
 from tests.train.support import Bench
 
 
@@ -264,30 +264,19 @@ def test_interrupted_run_is_a_failed_run(bench: Bench) -> None:
 
 def test_full_disk_while_saving_registers_nothing_and_leaves_nothing_half_written(bench: Bench) -> None:
     """A real limit of the operating system, in a process of its own: no file may grow over 400 kB."""
-    code = """
-import resource, sys
-from pathlib import Path
-from llmops.settings import find_workspace
-from llmops.train.finetune import finetune
-from llmops.registry.adapters import Registry
-workspace = find_workspace(Path(sys.argv[1]).parent)
-Registry.of(workspace)
-resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
-try:
-    finetune(Path(sys.argv[1]), workspace)
-except Exception as error:
-    print(type(error).__name__, error, sep="|")
-"""
-    path = bench.recipe(lora={"r": 128})
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(path)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    name, _, message = done.stdout.strip().partition("|")
-    assert name == StoreError.__name__, done.stderr
+    path, said = bench.recipe(lora={"r": 128}), bench.root / "said"
+    Registry.of(bench.workspace)
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+        try:
+            finetune(path, bench.workspace)
+        except Exception as error:
+            said.write_text(f"{type(error).__name__}|{error}")
+
+    in_child(limited)
+    name, _, message = said.read_text().partition("|")
+    assert name == StoreError.__name__, message
     assert "free space" in message
     assert _kinds(bench) == ["run.started", "run.failed"]
     assert Registry.of(bench.workspace).adapters() == []

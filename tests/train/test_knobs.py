@@ -149,11 +149,11 @@ def test_fp16_on_a_cpu_is_refused(bench: Bench) -> None:
 
 def test_eight_bit_base_trains_an_adapter_that_acts_on_the_whole_one(bench: Bench) -> None:
     pytest.importorskip("torchao")
-    recipe = bench.recipe(quantization="int8", precision="bf16", n_steps=20)
+    recipe = bench.recipe(quantization="int8", precision="bf16", n_steps=8)
     record = finetune(recipe, bench.workspace)
     (folder,) = bench.workspace.runs.iterdir()
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert lines[19]["loss"] < 0.5 * lines[0]["loss"]
+    assert lines[7]["loss"] < 0.7 * lines[0]["loss"]
     assert (
         Registry.of(bench.workspace).lineage(record).metrics["effect_nats"] > 0.1
     )  # probed on the fp32 base

@@ -152,7 +152,7 @@ def test_bfloat16_training_follows_fp32_training(bench: Bench) -> None:
     curves: dict[str, list[float]] = {}
     for precision in ("fp32", "bf16"):
         recipe, run, _ = _set_up(
-            bench, precision=precision, n_steps=8, batch={"per_device": 6}, learning_rate=1e-2
+            bench, precision=precision, n_steps=20, batch={"per_device": 6}, learning_rate=2e-3
         )
         losses = curves.setdefault(precision, [])
         train_adapter(recipe, run, lambda s, n, f, losses=losses: losses.append(f["loss"]))
@@ -230,7 +230,7 @@ print(finetune(Path(sys.argv[1]), find_workspace(Path(sys.argv[1]).parent)).adap
 def test_four_bit_base_trains_an_fp32_adapter(bench: Bench) -> None:
     pytest.importorskip("bitsandbytes")
     recipe, run, order = _set_up(
-        bench, quantization="nf4", precision="bf16", n_steps=8, batch={"per_device": 6}
+        bench, quantization="nf4", precision="bf16", n_steps=20, batch={"per_device": 6}
     )
     trainer = build_trainer(recipe, run, order, _ignore)
     names = {type(m).__name__ for m in trainer.model.modules()}
