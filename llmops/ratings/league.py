@@ -43,7 +43,10 @@ class Board:
 
 @dataclass(frozen=True)
 class League:
-    """All boards of one base; `withheld` are campaigns of a gate whose votes nobody may look at yet."""
+    """All boards of one base, from the campaigns that have votes to count.
+
+    `withheld` are a gate's whose votes nobody may look at yet.
+    """
 
     base: str
     cluster: Cluster
@@ -86,8 +89,9 @@ def _league(registry: Registry, base: str, found: Sequence[Campaign], cluster: C
         if campaign.purpose == "gate" and not book.settled():
             withheld.append(called)
             continue
-        counted.append(called)
-        duels += _duels(book, cluster)
+        given = _duels(book, cluster)
+        duels += given
+        counted += [called] if given else []
     boards = []
     for systems in joined(duels):
         among = [duel for duel in duels if duel.first in systems]

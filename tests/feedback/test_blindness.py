@@ -108,25 +108,39 @@ def _rate_all(workspace: Workspace, n: int) -> tuple[Received, int]:
         ann.context.on("response", received.keep)
         ann.page.reload()
         ann.sign_in()
+        ann.context.remove_listener("response", ann._keep)  # what came is read once, here
         n_read = n_rated = 0
-        while ann.page.is_visible("[data-view=item]"):
-            ann.ready()
-            came = "".join(received.bodies[n_read:]) + ann.page.content() + ann.page.evaluate(STORED)
+        while (seen := _looked_at(ann))["open"]:
+            came = "".join(received.bodies[n_read:]) + seen["document"] + seen["stored"]
             n_read = len(received.bodies)
             assert not [word for word in secret if word in came]
             # A digest in a text lies within a run of hexadecimal digits.
             assert not [word for run in set(LONG_HEX.findall(came)) for word in known if word in run]
-            ann.answer("", choices.choice("1234"))
+            ann.page.keyboard.press(choices.choice("1234"))
+            ann.saved(seen["line"])
             n_rated += 1
-            ann.page.wait_for_function(
-                "document.querySelector('[data-choice=a]').getAttribute('aria-disabled') !== 'true'"
-                " || document.querySelector('[data-view=done]').hidden === false"
-            )
         ann.close()
     return received, n_rated
 
 
-STORED = "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie, history.state, Object.keys(window)])"
+READY = """
+document.querySelector('[data-choice=a]').getAttribute('aria-disabled') !== 'true'
+ || document.querySelector('[data-view=done]').hidden === false"""
+LOOK = """({
+  open: !document.querySelector('[data-view=item]').hidden,
+  line: document.querySelector('[data-part=status]').textContent,
+  document: document.documentElement.outerHTML,
+  stored: JSON.stringify([
+    {...localStorage}, {...sessionStorage}, document.cookie, history.state, Object.keys(window)
+  ]),
+})"""
+
+
+def _looked_at(ann: Rater) -> dict[str, Any]:
+    """All that the browser holds once an item is drawn, or none is left."""
+    ann.page.wait_for_function(READY)
+    found: dict[str, Any] = ann.page.evaluate(LOOK)
+    return found
 
 
 def _require_blind(workspace: Workspace, n: int) -> None:

@@ -112,6 +112,7 @@ def test_without_a_campaign_about_it_there_is_no_leaderboard(workspace: Workspac
     asked(workspace, "one", (A, B), 1)
     done = llmops(workspace.root, "feedback", "leaderboard", "nothing")
     assert (done.code, "no campaign compares models of nothing" in done.err) == (2, True)
+    make_campaign(workspace, [item(i) for i in range(3)], name="nobody voted", systems=(A, B))
     assert len(board(workspace, "b" * 12)["campaigns"]) == 1  # type: ignore[arg-type]
 
 
