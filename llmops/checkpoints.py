@@ -8,14 +8,13 @@ training library.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmops.ledger import Ledger
-from llmops.manifest import MANIFEST, manifest_of
+from llmops.manifest import MANIFEST, manifest_of, sync_to_disk
 from llmops.schema import JsonDict, canonical_json
 from llmops.settings import Workspace
 
@@ -64,13 +63,13 @@ def seal(folder: Path) -> None:
         OSError: the disk did not take it.
     """
     for path in (*(p for p in folder.rglob("*") if p.is_file()), folder):
-        _fsync(path)
+        sync_to_disk(path)
     draft = folder.with_name(f".{folder.name}.{MANIFEST}")
     draft.write_bytes(canonical_json(manifest_of(folder)))
-    _fsync(draft)
+    sync_to_disk(draft)
     draft.replace(folder / MANIFEST)
-    _fsync(folder)
-    _fsync(folder.parent)
+    sync_to_disk(folder)
+    sync_to_disk(folder.parent)
 
 
 def remove(folder: Path) -> None:
@@ -128,11 +127,3 @@ def resumable_runs(workspace: Workspace, ledger: Ledger) -> list[Resumable]:
         if saved and inputs:
             found.append(Resumable(folder.name, folder, saved[-1], inputs))
     return found
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,12 +1,14 @@
 """The manifest of an artifact: which files it has, their sizes and sha256; and whether a folder still agrees with it.
 
-The digest of a file artifact is that of its manifest; the digest of a record is that of its one file.
+The digest of a file artifact is that of its manifest; the digest of a record is that of its one file. What makes a
+folder durable before its manifest says that it is whole lies here too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from llmops.errors import InvalidEvidence
@@ -72,3 +74,12 @@ def require_intact(kind: str, digest: str, folder: Path, remedy: str) -> JsonDic
             )
             raise InvalidEvidence(f"{where}: {name} {what}; {remedy}")
     return dict(stored)
+
+
+def sync_to_disk(path: Path) -> None:
+    """Return once a file's bytes, or a folder's names, would outlive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

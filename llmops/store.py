@@ -23,18 +23,15 @@ from typing import TypeVar
 from llmops.errors import InvalidEvidence, StoreError
 from llmops.manifest import (
     MANIFEST,
-    MANIFEST_SCHEMA,
     RECORD,
     RECORD_KIND,
     manifest_of,
     require_intact,
-    sha256_file,
+    sync_to_disk,
 )
 from llmops.remote import Remote
 from llmops.schema import JsonDict, Record, canonical_json, digest_of, load_record, short
 from llmops.settings import Workspace
-
-__all__ = ["MANIFEST", "MANIFEST_SCHEMA", "Store", "kind_of", "manifest_of", "sha256_file"]
 
 STAGING = ".staging"
 
@@ -287,24 +284,16 @@ class Store:
         for path in stage.rglob("*"):
             if path.is_file():
                 path.chmod(0o444)
-                _fsync(path)
+                sync_to_disk(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             stage.rename(target)
         except OSError:
             if not self._cached(kind, digest):  # else another process stored the same content first
                 raise
-        _fsync(target.parent)
+        sync_to_disk(target.parent)
 
 
 def kind_of(cls: type[Record]) -> str:
     """The store's kind of a record class: the middle of its schema."""
     return f"{cls.schema.removeprefix('llmops.').split('/')[0]}{RECORD_KIND}"
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,6 +7,7 @@ import collections
 import functools
 import os
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -70,6 +71,19 @@ def _fresh_files_are_copies(tmp_path_factory: pytest.TempPathFactory) -> None:
         migrate(engine)
 
     db._migrate = migrate_or_copy
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_waits_for_the_disk() -> None:
+    """What a process wrote outlives its kill without a sync; only a power cut would tell, and children sync as ever."""
+    connected = db._on_sqlite_connect
+
+    def connected_quickly(connection: Any, record: object) -> None:
+        connected(connection, record)
+        connection.execute("PRAGMA synchronous=OFF")
+
+    db._on_sqlite_connect = connected_quickly
+    os.fsync = lambda descriptor: None
 
 
 @pytest.fixture

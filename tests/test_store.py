@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from llmops.errors import InvalidEvidence, StoreError
+from llmops.manifest import sha256_file
 from llmops.records import PromptContract
-from llmops.store import Store, sha256_file
+from llmops.store import Store
 
 FILES = {"a.txt": b"alpha", "sub/b.bin": bytes(range(256))}
 CONTRACT = PromptContract("{{ messages }}", "a" * 64, (2,), None)

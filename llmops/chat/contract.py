@@ -9,9 +9,9 @@ import json
 from pathlib import Path
 
 from llmops.errors import ConfigError, InvalidEvidence
+from llmops.manifest import sha256_file
 from llmops.records import PromptContract
 from llmops.schema import JsonDict, short
-from llmops.store import sha256_file
 
 CONTRACT_FILE = "prompt_contract.json"
 

@@ -63,13 +63,7 @@ def grow(
     from llmops.evals.grow.append import grown_suite
     from llmops.evals.grow.proposal import read_proposal, write_proposal
 
-    asked = bool(campaign or session or captured or served)
-    if confirm is not None and (asked or propose is not None):
-        raise BadRequest("eval grow: --confirm reads a proposed file; leave out what proposes")
-    if confirm is None and not asked:
-        raise BadRequest(
-            "eval grow: name --campaign, --session, --served or --captured to propose from, or --confirm"
-        )
+    _require_one_way(bool(campaign or session or captured or served), propose, confirm)
     workspace, target = find_workspace(), grown_suite(suite)
     name = getpass.getuser() if by is None else by
     if confirm is not None:
@@ -84,6 +78,16 @@ def grow(
     write_proposal(propose, proposal)
     typer.echo(f"{propose}: write yes or no into `decision` of each line, then run")
     typer.echo(f"  llmops eval grow {suite} --confirm {propose} --as NAME")
+
+
+def _require_one_way(asked: bool, propose: Path | None, confirm: Path | None) -> None:
+    """Cases are proposed or a proposed file is confirmed, never both and never neither."""
+    if confirm is not None and (asked or propose is not None):
+        raise BadRequest("eval grow: --confirm reads a proposed file; leave out what proposes")
+    if confirm is None and not asked:
+        raise BadRequest(
+            "eval grow: name --campaign, --session, --served or --captured to propose from, or --confirm"
+        )
 
 
 def _seen(

@@ -21,10 +21,11 @@ from llmops.data.split import Sifted, account, in_order, sift, split
 from llmops.data.stored import StoredRows
 from llmops.errors import BadRequest, DataError, InvalidEvidence
 from llmops.ledger import Ledger
+from llmops.manifest import sha256_file
 from llmops.records import DatasetSnapshot, Dropped, QualityReport, Row
 from llmops.schema import Progress, digest_of, no_progress, short
 from llmops.settings import load_yaml
-from llmops.store import Store, sha256_file
+from llmops.store import Store
 
 _REPORT_EVERY = 500
 

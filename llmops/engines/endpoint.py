@@ -18,6 +18,8 @@ from typing import Any, Self, TypeVar
 import aiohttp
 import orjson
 
+from llmops.engines.answered import System as System
+from llmops.engines.answered import completion, errored
 from llmops.engines.answers import (
     SAID_HEADERS,
     Likelihood,
@@ -43,15 +45,6 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 5.0
 CONTROL_TIMEOUT_S = 300.0  # loading an adapter may wait for an engine to restart
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class System:
-    """Something that answers: its name at the endpoint, and the digests its answers must carry."""
-
-    model: str
-    digest: str
-    prompt_contract: str
 
 
 @dataclass(frozen=True)
@@ -156,9 +149,9 @@ class Endpoint:
             found = await self._asked("/v1/chat/completions", body, said)
             problem = found.reason if isinstance(found, Problem) else _foreign(found.headers, engine)
             if isinstance(found, Problem) or problem:
-                return _errored(system, case, sample, problem, time.monotonic() - started)
+                return errored(system, case, sample, problem, time.monotonic() - started)
             answers.append(found)
-        return _completion(system, case, sample, answers)
+        return completion(system, case, sample, answers)
 
     async def likelihood(
         self, system: System, token_ids: Sequence[int], n_last: int, engine: str
@@ -252,34 +245,6 @@ def _foreign(headers: dict[str, str | None], engine: str) -> str:
         return ""
     who = f"engine {short(found)}" if found else "an engine that does not say which it is"
     return f"answered by {who}, not by {short(engine)}"
-
-
-def _completion(system: System, case: Case, sample: int, answers: Sequence[Said]) -> Completion:
-    """The answers to all turns of a case as one completion; a turn that another model gave is the one it names."""
-    last = answers[-1]
-    from_ = next((a.headers for a in answers if a.headers["model"] != system.digest), last.headers)
-    return Completion(
-        case=case.digest,
-        system=system.model,
-        status="answered",
-        text=last.text,
-        finish_reason=last.finish_reason,
-        n_prompt_tokens=sum(a.n_prompt_tokens for a in answers),
-        n_completion_tokens=sum(a.n_completion_tokens for a in answers),
-        latency_s=round(sum(a.latency_s for a in answers), 4),
-        answered_by=from_["model"],
-        prompt_contract=from_["prompt-contract"],
-        sample=sample,
-        earlier=tuple(a.text for a in answers[:-1]),
-        tool_calls=last.tool_calls,
-    )
-
-
-def _errored(system: System, case: Case, sample: int, reason: str, latency_s: float) -> Completion:
-    latency_s = round(latency_s, 4)
-    return Completion(
-        case.digest, system.model, "errored", "", None, 0, 0, latency_s, None, None, reason, sample
-    )
 
 
 def _header(response: aiohttp.ClientResponse, name: str) -> str | None:

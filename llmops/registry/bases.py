@@ -22,11 +22,11 @@ from pathlib import Path
 
 from llmops.chat import read_contract
 from llmops.errors import BadRequest, CouldNotRun
+from llmops.manifest import MANIFEST_SCHEMA, sha256_file
 from llmops.records import PromptContract
 from llmops.registry import hub
 from llmops.schema import JsonDict, digest_of, short
 from llmops.settings import cache_root
-from llmops.store import MANIFEST_SCHEMA, sha256_file
 
 SOURCE_FILE = "llmops_source.json"  # beside a converted base: what it was made from
 _PYPI = re.compile(r"pypi:(?P<requirement>[A-Za-z0-9._-]+==[A-Za-z0-9.+!-]+)/(?P<member>.+\.gguf)")

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from llmops.errors import ConfigError, InvalidEvidence, StoreError
+from llmops.manifest import sha256_file
 from llmops.records import PromptContract
 from llmops.registry.adapters import Registry
 from llmops.registry.bases import resolve_base
 from llmops.remote import Remote
 from llmops.settings import Workspace, find_workspace
-from llmops.store import Store, sha256_file
+from llmops.store import Store
 from tests.evidence import register
 from tests.storage.backends import Backend, Bucket, another_workspace
 

@@ -14,6 +14,11 @@ down_revision = "0004"
 
 def upgrade() -> None:
     """Make the three tables and their indexes."""
+    _make_responses()
+    _make_feedback()
+
+
+def _make_responses() -> None:
     op.create_table(
         "responses",
         sa.Column("id", sa.String(128), primary_key=True),
@@ -37,6 +42,9 @@ def upgrade() -> None:
         sa.Column("n_bytes", sa.Integer, nullable=False),
         sa.Column("n_redacted", sa.Integer, nullable=False),
     )
+
+
+def _make_feedback() -> None:
     op.create_table(
         "feedback",
         sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),

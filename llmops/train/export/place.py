@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llmops.errors import BadRequest, StoreError
+from llmops.manifest import sync_to_disk
 
 
 def require_free(target: Path) -> None:
@@ -38,21 +38,13 @@ def new_folder(target: Path) -> Iterator[Path]:
         stage.mkdir()
         yield stage
         for path in stage.rglob("*"):
-            _fsync(path)
+            sync_to_disk(path)
         require_free(target)  # a rename would replace an empty folder that came to be meanwhile
         stage.rename(target)
-        _fsync(target.absolute().parent)
+        sync_to_disk(target.absolute().parent)
     except OSError as error:
         raise StoreError(
             f"{target}: could not be written ({error.strerror or error}); free space or fix permissions"
         ) from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
