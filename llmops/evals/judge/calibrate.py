@@ -15,6 +15,7 @@ from llmops.evals.electorate import WORTH, Electorate, win_rate
 from llmops.evals.evidence import prompt_digest
 from llmops.evals.judge.agreement import OUTCOMES, agreement_figures, confusion, three_way
 from llmops.evals.judge.pairwise import Compared, figure, length_correlation
+from llmops.evals.judge.pairwise import Outcome as Verdict
 from llmops.evals.judge.ppi import SCORE, Calibrated, Others, Rated, calibrated_win_rate
 from llmops.evals.judge.subject import Subject
 from llmops.ratings.book import RatingBook
@@ -109,21 +110,28 @@ def calibrate(
     found = calibrated_win_rate(_rated(voters, predicted(rated)), others, level)
     interval = replace(found.interval, method=f"{found.interval.method}; by {voters.alike_by}")
     outcomes = dict(zip(rated, voters.outcomes, strict=True))
-    both = [case for case in rated if case in verdicts]
-    theirs, its = [three_way(outcomes[case]) for case in both], [verdicts[case].outcome for case in both]
-    clusters = subject.clusters_of(both)
-    figures = [
+    both = [verdicts[case] for case in rated if case in verdicts]
+    theirs = [three_way(outcomes[case.case]) for case in both]
+    figures = (
         figure("calibrated_win_rate", interval, shift=50.0),
         figure("people_win_rate", win_rate(voters, level), shift=50.0),
-        *agreement_figures(theirs, its, level, clusters),
-    ]
-    lengths = [verdicts[case].longer_by for case in both]
-    for name, said in (("people_length_correlation", theirs), ("judge_length_correlation", its)):
+        *_beside(theirs, both, level, subject.clusters_of(case.case for case in both)),
+    )
+    counts = confusion(theirs, [case.outcome for case in both])
+    table = {p: {j: int(counts[i, k]) for k, j in enumerate(OUTCOMES)} for i, p in enumerate(OUTCOMES)}
+    return Calibration(replace(found, interval=interval), figures, table, len(rated))
+
+
+def _beside(
+    people: Sequence[Verdict], judged: Sequence[Compared], level: float, clusters: list[str] | None
+) -> list[Figure]:
+    """How far people and the judge agree on the same cases, and how far either goes by length."""
+    its, lengths = [case.outcome for case in judged], [case.longer_by for case in judged]
+    figures = agreement_figures(people, its, level, clusters)
+    for name, said in (("people_length_correlation", people), ("judge_length_correlation", its)):
         correlation = length_correlation(said, lengths, level, clusters)
         figures += [] if correlation is None else [figure(name, correlation)]
-    counts = confusion(theirs, its)
-    table = {p: {j: int(counts[i, k]) for k, j in enumerate(OUTCOMES)} for i, p in enumerate(OUTCOMES)}
-    return Calibration(replace(found, interval=interval), tuple(figures), table, len(rated))
+    return figures
 
 
 def _rated(voters: Electorate, judge: Others) -> Rated:
