@@ -66,7 +66,7 @@ class _Engine(asyncio.Protocol):
                 self._write(path, b"")
 
     def _write(self, path: bytes, model: bytes) -> None:
-        body, extra = self._answers[path], self._heads.get(model, b"")
+        body, extra = self._answers.get(path, b"{}"), self._heads.get(model, b"")
         length = str(len(body)).encode()
         kind = b"text/event-stream" if path == b"stream" else b"application/json"
         self._transport.write(
