@@ -89,12 +89,14 @@ def expected(book: RatingBook, rater: str) -> str | None:
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["next", "rate", "rate", "rate", "again", "undo", "expire", "withdraw", "fail"]),
+        st.sampled_from(
+            ["next", "rate", "rate", "rate", "again", "again", "undo", "expire", "withdraw", "fail"]
+        ),
         st.sampled_from(RATERS),
         st.sampled_from(["left", "right", "tie", "both_bad", "skip"]),
         st.booleans(),
     ),
-    min_size=5,
+    min_size=12,
     max_size=30,
 )
 
@@ -126,8 +128,8 @@ class Play:
             self.rate(book, rater, choice)
         elif what == "undo" and book.answered_last(rater) is not None:
             book.rate(book.answered_last(rater).showing, "undone")  # type: ignore[union-attr]
-        elif what == "again":
-            book.rate(self.shown[rater], choice)
+        elif what == "again" and (last := book.answered_last(rater)) is not None:
+            book.rate(last.showing, choice)
         elif what == "expire":
             with writing(self.ledger.engine) as connection:
                 connection.execute(
@@ -186,7 +188,7 @@ class Play:
 
 
 @given(STEPS, st.none() | PLANS, st.lists(st.integers(1, 2), min_size=1, max_size=5).map(tuple))
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_two_pages_that_follow_the_ledger_choose_what_a_full_read_chooses(
     workspace: Workspace,
     steps: list[tuple[str, str, str, bool]],
