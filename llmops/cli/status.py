@@ -19,7 +19,7 @@ from llmops.records import Decision, Release
 from llmops.registry.adapters import Registry
 from llmops.registry.graph import build_graph
 from llmops.registry.names import RELEASE_KINDS, NameState, readable_states
-from llmops.registry.releases import verify_release
+from llmops.registry.release_checks import verify_release
 from llmops.registry.rollouts import ROLLOUT_KINDS, fold_rollouts
 from llmops.registry.taken_back import is_marked
 from llmops.schema import short

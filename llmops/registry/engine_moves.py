@@ -14,15 +14,14 @@ from llmops.ledger import Event, EventKind
 from llmops.records import Decision, EngineSettings, EngineSignature, Release, StartedEngine
 from llmops.registry.adapters import Registry
 from llmops.registry.names import RELEASE_KINDS, NameState, readable_states
-from llmops.registry.releases import (
-    Move,
+from llmops.registry.release_checks import (
     require_passing,
     require_same_baseline,
     require_same_engine,
     require_standing_votes,
     required_approvals,
-    write_release,
 )
+from llmops.registry.releases import Move, write_release
 from llmops.schema import JsonDict, short
 
 Action = Literal["start", "switch", "back", "retire"]

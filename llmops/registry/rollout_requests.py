@@ -21,7 +21,7 @@ from llmops.records import (
 )
 from llmops.registry.adapters import Registry, require_generating, require_name
 from llmops.registry.names import NameState, name_state
-from llmops.registry.releases import (
+from llmops.registry.release_checks import (
     require_passing,
     require_same_baseline,
     require_same_engine,

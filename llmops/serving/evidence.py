@@ -13,7 +13,7 @@ from llmops.records import AdapterRecord, Decision, EngineSignature, Release
 from llmops.registry.adapters import Registry
 from llmops.registry.engine_moves import ANSWERS
 from llmops.registry.names import RELEASE_KINDS, NameState, readable_anchors, readable_states
-from llmops.registry.releases import require_same_baseline, require_same_engine, verify_release
+from llmops.registry.release_checks import require_same_baseline, require_same_engine, verify_release
 from llmops.registry.rollouts import ROLLOUT_KINDS, RolloutState, fold_rollouts, route_version
 from llmops.schema import short
 

@@ -17,7 +17,8 @@ from llmops.ratings.rows import Answer
 from llmops.ratings.withdrawn import withdraw
 from llmops.records import Campaign
 from llmops.registry.adapters import Registry
-from llmops.registry.releases import request_promotion, verify_release
+from llmops.registry.release_checks import verify_release
+from llmops.registry.releases import request_promotion
 from llmops.schema import short
 from llmops.settings import Workspace, find_workspace
 from llmops.store import Store

@@ -11,7 +11,8 @@ from llmops.records import AdapterRecord, EngineSignature, Report
 from llmops.registry.adapters import Registry
 from llmops.registry.bases import Base, resolve_base
 from llmops.registry.names import name_state, release_anchors
-from llmops.registry.releases import request_override, request_promotion, request_rollback, verify_release
+from llmops.registry.release_checks import verify_release
+from llmops.registry.releases import request_override, request_promotion, request_rollback
 from llmops.settings import Workspace
 from tests.evidence import activate, copy_with_other_weights, decide, engine_of, register
 
