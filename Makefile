@@ -26,7 +26,7 @@ test-walks: $(DEV) venv-quantize
 	.venv/bin/python -m pytest -m "walk and not slow" -n 2 --dist loadfile $(ARGS)
 
 test-stats: $(DEV)
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m stats $(ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m stats -n 2 $(ARGS)
 
 test-slow: $(DEV)
 	.venv/bin/python -m pytest -m slow $(ARGS)
