@@ -258,6 +258,10 @@ def document() -> JsonDict:
             "version": __version__,
             "description": "OpenAI's API over one engine and many adapters, and what stands around it.",
         },
+        "servers": [
+            {"url": "/"},
+            {"url": "/green", "description": "The engine that stands by, while there is one; operators only."},
+        ],
         "paths": _paths(),
         "components": {
             "schemas": SCHEMAS,
