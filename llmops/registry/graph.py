@@ -16,9 +16,10 @@ from llmops.ratings.outcomes import rating_of
 from llmops.ratings.withdrawn import lost_ratings
 from llmops.records import Rating
 from llmops.registry.adapters import Registry
+from llmops.registry.known import Known, Sources
 from llmops.registry.names import RELEASE_KINDS, readable_anchors, readable_states
 from llmops.registry.nodes import LATEST, Edge, Graph, Kind, Node
-from llmops.registry.sources import READERS, Known, Sources
+from llmops.registry.sources import READERS
 from llmops.registry.taken_back import marked
 from llmops.schema import short
 from llmops.store import Store

@@ -7,13 +7,9 @@ says so, and tells what the events alone tell. Large files are looked for and no
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 from llmops.errors import InvalidEvidence
-from llmops.ledger import Event
-from llmops.manifest import RECORD, sha256_file
 from llmops.ratings.campaigns import load_items
 from llmops.ratings.frozen import VOTES_FILE
 from llmops.ratings.origins import origins_of
@@ -27,67 +23,13 @@ from llmops.records import (
     JudgeCalibration,
     Lineage,
     PreferenceSnapshot,
-    Rating,
     Release,
     Report,
     Rollout,
 )
+from llmops.registry.known import Events, Known, Link, Sources, at, model_link, said
 from llmops.registry.nodes import Kind
-from llmops.schema import R, short
-from llmops.store import Store, kind_of
-
-Events = Sequence[Event]
-"""All about one thing, oldest first; none when another record alone names it."""
-Link = tuple[str, Kind, str]
-"""Word of the edge, kind and id of what it leads to."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """All about one thing, in the words of `Node`; `parts` are the digests of its record and files."""
-
-    name: str
-    label: str = ""
-    at: str | None = None
-    links: tuple[Link, ...] = ()
-    parts: tuple[str, ...] = ()
-    problem: str | None = None
-
-
-@dataclass
-class Sources:
-    """Where readers look: the store, the rating rows by number, and what earlier readers found out for later ones."""
-
-    store: Store
-    rows: Mapping[int, tuple[Rating, str]]  # the rating, and the digest its row claims
-    registered: frozenset[str]  # adapters
-    campaign_names: Mapping[str, str]
-    superseded: Mapping[str, int]  # rating -> number of the one that counts instead
-    base_refs: dict[str, str] = field(default_factory=dict)
-    asked_at: dict[tuple[str, str], str] = field(
-        default_factory=dict
-    )  # (campaign, item) -> source of its prompt
-
-    def read(self, cls: type[R], digest: str) -> tuple[R | None, str | None]:
-        """The record, or why there is none."""
-        try:
-            return self.store.get_record(cls, digest), None
-        except InvalidEvidence as error:
-            kind = kind_of(cls)
-            with suppress(InvalidEvidence, OSError):
-                if sha256_file(self.store.path(kind, digest) / RECORD) == digest:
-                    return None, f"UNREADABLE: {error}"  # whole, but not of a version this one knows
-            return None, self.broken(kind, digest, error)
-
-    def broken(self, kind: str, digest: str, error: InvalidEvidence) -> str:
-        """What became of an artifact that was found wanting."""
-        return f"{'CHANGED' if self.store.has(kind, digest) else 'MISSING'}: {error}"
-
-    def files(self, kind: str, digest: str) -> str | None:
-        """Why an artifact's files cannot be had; None when they are there."""
-        return (
-            None if self.store.has(kind, digest) else f"MISSING: {kind} {short(digest)} is not in the store"
-        )
+from llmops.schema import short
 
 
 def _base(sources: Sources, digest: str, _events: Events) -> Known:
@@ -97,7 +39,7 @@ def _base(sources: Sources, digest: str, _events: Events) -> Known:
 def _dataset(sources: Sources, digest: str, events: Events) -> Known:
     record, problem = sources.read(DatasetSnapshot, digest)
     if record is None:
-        return Known(_said(events, "name"), at=_at(events), problem=problem)
+        return Known(said(events, "name"), at=at(events), problem=problem)
     rows = ", ".join(f"{n} {pool}" for pool, n in record.n_rows.items())
     files = sources.files("dataset", record.artifact)
     campaigns = dict.fromkeys(str(e.body["campaign"]) for e in events if "campaign" in e.body)
@@ -108,7 +50,7 @@ def _dataset(sources: Sources, digest: str, events: Events) -> Known:
             links += [("made from", "rating", r) for r in dict.fromkeys(r for row in behind for r in row)]
         except InvalidEvidence as error:
             files = sources.broken("dataset", record.artifact, error)
-    return Known(record.name, f"{rows} rows", _at(events), tuple(links), (record.artifact,), files)
+    return Known(record.name, f"{rows} rows", at(events), tuple(links), (record.artifact,), files)
 
 
 def _adapter(sources: Sources, digest: str, events: Events) -> Known:
@@ -130,7 +72,7 @@ def _adapter(sources: Sources, digest: str, events: Events) -> Known:
         if lineage is not None:
             label = f"{lineage.origin}, rank {record.lora_rank}"
             links |= dict.fromkeys(_lineage_links(lineage))
-    return Known(_said(events[-1:], "name"), label, _at(events), tuple(links), tuple(parts), problem)
+    return Known(said(events[-1:], "name"), label, at(events), tuple(links), tuple(parts), problem)
 
 
 def _lineage_links(lineage: Lineage) -> list[Link]:
@@ -145,10 +87,10 @@ def _lineage_links(lineage: Lineage) -> list[Link]:
 def _report(sources: Sources, digest: str, events: Events) -> Known:
     record, problem = sources.read(Report, digest)
     if record is None:
-        told = [_model("measures", str(e.body["model"]), sources) for e in events[-1:]]
-        return Known("?", f"suite {_said(events, 'suite')}", _at(events), tuple(told), (), problem)
+        told = [model_link("measures", str(e.body["model"]), sources) for e in events[-1:]]
+        return Known("?", f"suite {said(events, 'suite')}", at(events), tuple(told), (), problem)
     label = f"suite {record.suite}, {record.n_cases} cases{', INVALID' if record.invalid else ''}"
-    links = (_model("measures", record.model, sources, record.base),)
+    links = (model_link("measures", record.model, sources, record.base),)
     files = sources.files("completions", record.completions)
     return Known(record.system, label, record.created_at, links, (record.completions,), files)
 
@@ -156,7 +98,7 @@ def _report(sources: Sources, digest: str, events: Events) -> Known:
 def _campaign(sources: Sources, digest: str, events: Events) -> Known:
     record, problem = sources.read(Campaign, digest)
     if record is None:
-        return Known(_said(events, "name"), "", _at(events), (), (), problem)
+        return Known(said(events, "name"), "", at(events), (), (), problem)
     try:
         for item in load_items(sources.store, record):
             sources.asked_at[digest, item.digest] = item.source
@@ -164,7 +106,7 @@ def _campaign(sources: Sources, digest: str, events: Events) -> Known:
         problem = sources.broken("items", record.items, error)
     word = "pairs answers of"
     links: list[Link] = [(word, "report", report) for report in record.reports or ()]
-    links = links or [_model(word, system, sources, record.base) for system in record.systems]
+    links = links or [model_link(word, system, sources, record.base) for system in record.systems]
     if record.dataset is not None:
         links.append(("takes prompts from", "dataset", record.dataset))
     closed = ", closed" if any(e.kind == "campaign.closed" for e in events) else ""
@@ -188,14 +130,14 @@ def _rating(sources: Sources, digest: str, events: Events) -> Known:
         problem = f"MISSING: rating #{number} is not in the database"
     elif not row[0].digest == row[1] == digest:
         problem = f"CHANGED: rating #{number} is not what the ledger knows"
-    return Known(f"#{number}", label, _at(events), (("about item of", "campaign", campaign),), (), problem)
+    return Known(f"#{number}", label, at(events), (("about item of", "campaign", campaign),), (), problem)
 
 
 def _preferences(sources: Sources, digest: str, events: Events) -> Known:
     record, problem = sources.read(PreferenceSnapshot, digest)
     if record is None:
         told: list[Link] = [("made from", "campaign", str(e.body["campaign"])) for e in events[-1:]]
-        return Known(_said(events, "name"), "", _at(events), tuple(told), (), problem)
+        return Known(said(events, "name"), "", at(events), tuple(told), (), problem)
     links: list[Link] = [("made from", "campaign", record.campaign)] if record.campaign else []
     if record.dataset is not None:
         links.append(("takes prompts from", "dataset", record.dataset))
@@ -212,8 +154,8 @@ def _decision(sources: Sources, digest: str, events: Events) -> Known:
     record, problem = sources.read(Decision, digest)
     if record is None:
         told: list[Link] = [("decides about", "adapter", str(e.body["candidate"])) for e in events[-1:]]
-        name, verdict = _said(events, "public_name"), _said(events, "verdict")
-        return Known(name, verdict, _at(events), tuple(told), (), problem)
+        name, verdict = said(events, "public_name"), said(events, "verdict")
+        return Known(name, verdict, at(events), tuple(told), (), problem)
     links: list[Link] = [("decides on", "report", report) for report in record.reports]
     parts: list[str] = []
     # A judge's votes count as those a gate counts itself: it stands on them.
@@ -241,11 +183,11 @@ def _calibration(sources: Sources, digest: str, events: Events) -> Known:
     record, problem = sources.read(JudgeCalibration, digest)
     if record is None:
         told: list[Link] = [("counts votes of", "campaign", str(e.body["campaign"])) for e in events[-1:]]
-        return Known(_said(events, "judge"), "", _at(events), tuple(told), (), problem)
+        return Known(said(events, "judge"), "", at(events), tuple(told), (), problem)
     links, broken = _counts(sources, record.campaign, record.votes)
     label = f"of a judge, {record.n_rated} items, weight {record.weight:.2f}"
     return Known(
-        _said(events, "judge"), label, record.created_at, tuple(links), (record.votes,), problem or broken
+        said(events, "judge"), label, record.created_at, tuple(links), (record.votes,), problem or broken
     )
 
 
@@ -253,7 +195,7 @@ def _approval(sources: Sources, digest: str, events: Events) -> Known:
     record, problem = sources.read(Approval, digest)
     if record is None:
         told: list[Link] = [("approves", "decision", str(e.body["decision"])) for e in events[-1:]]
-        return Known("?", "", _at(events), tuple(told), (), problem)
+        return Known("?", "", at(events), tuple(told), (), problem)
     links: tuple[Link, ...] = (("approves", "decision", record.decision),)
     return Known(record.approver, "", record.created_at, links)
 
@@ -263,7 +205,7 @@ def _release(sources: Sources, digest: str, events: Events) -> Known:
     state = events[-1].kind.partition(".")[2] if events else "never requested"
     if record is None:
         told: list[Link] = [("puts forward", "adapter", str(e.body["adapter"])) for e in events[-1:]]
-        return Known(_said(events, "public_name"), state, _at(events), tuple(told), (), problem)
+        return Known(said(events, "public_name"), state, at(events), tuple(told), (), problem)
     links: list[Link] = [("puts forward", "adapter", record.adapter)]
     if record.replaces is not None:
         links.append(("replaces", "adapter", record.replaces))
@@ -277,27 +219,12 @@ def _rollout(sources: Sources, digest: str, events: Events) -> Known:
     record, problem = sources.read(Rollout, digest)
     state = events[-1].kind.partition(".")[2] if events else "never requested"
     if record is None:
-        return Known(_said(events, "public_name"), state, _at(events), (), (), problem)
-    links: list[Link] = [_model("gives traffic to", arm.model, sources) for arm in record.arms]
+        return Known(said(events, "public_name"), state, at(events), (), (), problem)
+    links: list[Link] = [model_link("gives traffic to", arm.model, sources) for arm in record.arms]
     links.append(("beside", "adapter", record.champion))
     decisions = dict.fromkeys(arm.decision for arm in record.arms if arm.decision is not None)
     links += [("stands on", "decision", decision) for decision in decisions]
     return Known(record.public_name, f"{record.kind}, {state}", record.created_at, tuple(links))
-
-
-def _model(word: str, digest: str, sources: Sources, base: str | None = None) -> Link:
-    """An edge to a model; without its base's digest a model that was never registered is taken for a base."""
-    is_base = digest == base or (base is None and digest not in sources.registered)
-    return word, "base" if is_base else "adapter", digest
-
-
-def _said(events: Events, key: str) -> str:
-    """What the first of the events, which made the thing, says under a key."""
-    return str(events[0].body.get(key, "?")) if events else "?"
-
-
-def _at(events: Events) -> str | None:
-    return events[0].at if events else None
 
 
 READERS: dict[Kind, Callable[[Sources, str, Events], Known]] = {

@@ -260,7 +260,10 @@ def document() -> JsonDict:
         },
         "servers": [
             {"url": "/"},
-            {"url": "/green", "description": "The engine that stands by, while there is one; operators only."},
+            {
+                "url": "/green",
+                "description": "The engine that stands by, while there is one; operators only.",
+            },
         ],
         "paths": _paths(),
         "components": {
