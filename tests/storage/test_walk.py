@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,22 +65,33 @@ def test_rows_become_a_promoted_name(
 
 
 def _see_from_another_workspace(loop: BackedLoop, other: BackedLoop, adapter: str, said: str) -> None:
-    """The same ledger and artifacts; served by one of the two at a time, from files that the bucket gave."""
+    """The same ledger and artifacts: it follows the first, from files of the bucket, and leads when that ends."""
     (other.root / "llmops.yaml").write_text("name: other\n")
     other.write("serve.yaml", PROFILE, base=loop.root / "base")
     assert other.llmops("ledger", "verify").out == said
     assert adapter in other.llmops("adapter", "list").out
-    refused = other.llmops("serve", "serve.yaml", check=False)
-    assert refused.code == 5
-    assert "serves this workspace's database already" in refused.err
-    loop.llmops("stop")
     other.llmops("serve", "serve.yaml", "--detach")
     try:
-        answer, headers = other.chat(NAME, "list 3")
-        assert answer["choices"][0]["message"]["content"] in ANSWERS
-        assert headers["x-llmops-model"].startswith(adapter[5:])
+        assert sorted(gateway["leads"] for gateway in _status(other)["gateways"]) == [False, True]
+        _require_served(other, adapter)
         (fetched,) = (other.root / ".llmops/store/adapter").iterdir()
         assert fetched.name.startswith(adapter[5:])
-        assert json.loads(other.llmops("status", "--json").out)["names"][0]["champion"] == adapter
+        loop.llmops("stop")
+        deadline = time.monotonic() + 30
+        while [gateway["leads"] for gateway in _status(other)["gateways"]] != [True]:
+            assert time.monotonic() < deadline, "nobody leads"
+            time.sleep(0.25)
+        _require_served(other, adapter)
+        assert _status(other)["names"][0]["champion"] == adapter
     finally:
         other.llmops("stop")
+
+
+def _require_served(loop: BackedLoop, adapter: str) -> None:
+    answer, headers = loop.chat(NAME, "list 3")
+    assert answer["choices"][0]["message"]["content"] in ANSWERS
+    assert headers["x-llmops-model"].startswith(adapter[5:])
+
+
+def _status(loop: BackedLoop) -> dict[str, Any]:
+    return dict(json.loads(loop.llmops("status", "--json").out))

@@ -11,13 +11,14 @@ LIBRARIES_BYTES = 605_000_000
 TRAINER_BYTES = 170_000_000
 """The same, more, once a trainer has taken its first step."""
 
-HEAP_FACTOR = 1.3
-"""What glibc takes from the system for a step on a CPU over what is alive in it, set as `heap` sets it: 1.15, 1.20 and
-1.44 in three recipes. A block is asked for with room to align it, so the hole that one leaves does not always take the
-next of the same size. A process that was not started by the command line takes up to twice what is alive."""
+HEAP_FACTOR = 1.1
+"""What glibc takes from the system for a step on a CPU over what is alive in it, set as `heap` sets it. A block is asked
+for with room to align it, so the hole that one leaves does not always take the next of the same size. Solved with
+`LOADED_FACTOR` from the two `fit` recipes that the heap decides about, `real` and `large`. A process that was not started
+by the command line takes up to twice what is alive."""
 
-LOADED_FACTOR = 1.4
-"""What a CPU holds for weights over their own size: reading and converting them leaves holes of the file's size."""
+LOADED_FACTOR = 1.25
+"""What a CPU holds for weights over their own size: reading and converting them leaves holes."""
 
 CONTEXT_BYTES = 500_000_000
 """A CUDA context with cuBLAS workspaces, outside of torch's allocator; not measured here (an H100's is about that)."""
