@@ -107,10 +107,13 @@ def test_what_the_campaigns_file_declares_is_what_its_raters_get(room: Room) -> 
     assert told["needs"]["n_raters_missing"] == 1
     assert told["needs"]["n_agreement_items_missing"] == 10
     # Ben: those that lack one vote to be full come before those that nobody has rated.
-    first = [book.next("ben")]
-    assert first[0] is not None
-    assert book.votes_of(first[0].item) == 2
-    assert first[0].item in counting
+    first = book.next("ben")
+    while first is not None and not first.item.counts:  # gold comes at a drawn place
+        book.rate(first.id, "tie")
+        first = book.next("ben")
+    assert first is not None
+    assert book.votes_of(first.item) == 2
+    assert first.item in counting
     code, decision = check(
         room, **{k: v for k, v in rules.items() if k not in ("campaign", "win_rate", "min_items")}
     )

@@ -14,8 +14,8 @@ TRAINER_BYTES = 170_000_000
 HEAP_FACTOR = 1.1
 """What glibc takes from the system for a step on a CPU over what is alive in it, set as `heap` sets it. A block is asked
 for with room to align it, so the hole that one leaves does not always take the next of the same size. Solved with
-`LOADED_FACTOR` from the two `fit` recipes that the heap decides about, `real` and `large`. A process that was not started
-by the command line takes up to twice what is alive."""
+`LOADED_FACTOR` from the two `fit` recipes that the heap decides about, `real` and `large`. A process that the command
+line did not start takes up to twice what is alive."""
 
 LOADED_FACTOR = 1.25
 """What a CPU holds for weights over their own size: reading and converting them leaves holes."""
