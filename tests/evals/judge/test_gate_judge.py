@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from llmops.errors import InvalidEvidence
 from llmops.evals.gate import load_gate
 from llmops.evals.judge.ppi import Others, Rated, calibrated_win_rate
 from llmops.records import Decision, JudgementSet
+from llmops.registry.release_checks import require_standing_votes
 from llmops.schema import load_record, short
 from tests.evals.conftest import write
 from tests.evals.judge.conftest import Court
@@ -271,6 +273,19 @@ def test_judge_whose_votes_were_taken_back_after_their_result_was_seen_decides_n
     flagged = f"WITHDRAWN: rests on {n} ratings that were taken back"
     assert flagged in llmops(court.root, "status").out
     assert flagged in llmops(court.root, "lineage", f"{looked}:{short(seen)}").out.splitlines()[0]
+
+
+def test_decision_whose_judges_votes_were_taken_back_is_not_acted_on(court: Court) -> None:
+    file, path = declared(court, court.seat(perfect), calibrated_on=NAME, **ITEMS)
+    campaign, truth = opened(court)
+    vote(court.room, campaign, "ann", truth)
+    court.judged(file)
+    decision, registry = decided(court, path), court.room.registry
+    require_standing_votes(registry, decision, "docs")
+    llmops(court.root, "feedback", "withdraw", "ann")
+    n = len(truth)
+    with pytest.raises(InvalidEvidence, match=f"{n} of {n} votes that calibrated the judge behind decision"):
+        require_standing_votes(registry, decision, "docs")
 
 
 def test_votes_taken_back_before_anybody_saw_them_are_simply_not_there(court: Court) -> None:
