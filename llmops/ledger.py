@@ -137,8 +137,7 @@ class Ledger:
     def head(self) -> tuple[int, str]:
         """Number and hash of the newest event; (0, 64 zeros) when there is none."""
         with self.engine.connect() as connection:
-            last = connection.execute(_HEAD).one_or_none()
-        return (last.seq, last.hash) if last else (0, GENESIS)
+            return head_in(connection)
 
     def verify(self, anchors: Iterable[Anchor] = ()) -> int:
         """Recompute the whole chain and compare it with the anchors; returns the number of events.
@@ -177,6 +176,12 @@ class Ledger:
         return seq
 
 
+def head_in(connection: Connection) -> tuple[int, str]:
+    """As `Ledger.head`, in a transaction of the caller's."""
+    last = connection.execute(_HEAD).one_or_none()
+    return (last.seq, last.hash) if last else (0, GENESIS)
+
+
 def append_event(connection: Connection, kind: EventKind, body: JsonDict) -> Event:
     """Write one event behind the newest inside a transaction of `db.writing`, together with whatever else it writes.
 
@@ -185,8 +190,8 @@ def append_event(connection: Connection, kind: EventKind, body: JsonDict) -> Eve
     """
     if kind not in EVENT_KINDS:
         raise ValueError(f"ledger: {kind!r} is not an event kind")
-    last = connection.execute(_HEAD).one_or_none()
-    seq, prev = (last.seq + 1, last.hash) if last else (1, GENESIS)
+    last, prev = head_in(connection)
+    seq = last + 1
     text, at = canonical_json(body).decode(), now()
     event = Event(seq, at, kind, json.loads(text), prev, event_hash(seq, at, kind, text, prev))
     row = {"seq": seq, "at": at, "kind": kind, "body": text, "prev": prev, "hash": event.hash}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, select
 
-from llmops.ledger import GENESIS
+from llmops.ledger import GENESIS, head_in
 from llmops.ratings.campaigns import closed_in
 from llmops.ratings.queue import Turnout
 from llmops.ratings.withdrawn import withdrawn_of
@@ -37,7 +37,6 @@ _EVENTS = (
     .where(events.c.seq >= bindparam("first"))
     .order_by(events.c.seq)
 )
-_HEAD = select(events.c.seq, events.c.hash).order_by(events.c.seq.desc()).limit(1)
 
 
 class Said(NamedTuple):
@@ -124,12 +123,12 @@ class Tally:
         self.forget()
         self.n_turns += 1
         # The head first: what is written while the rest is read is then read once more, which changes nothing.
-        head = connection.execute(_HEAD).one_or_none()
+        head = head_in(connection)
         self.closed = closed_in(connection, self._campaign)
         self._gone = withdrawn_of(connection)
         for row in connection.execute(_LIVE, {"of": self._campaign}):
             self._take(row)
-        self._head = (head.seq, head.hash) if head else (0, GENESIS)
+        self._head = head
 
     def _take(self, row: Any) -> None:
         """One rating in the place of what its rater said of the item before."""

@@ -9,7 +9,6 @@ Files digests are cached by size and time of change, so a base is read whole onc
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -22,7 +21,7 @@ from pathlib import Path
 
 from llmops.chat import read_contract
 from llmops.errors import BadRequest, CouldNotRun
-from llmops.manifest import MANIFEST_SCHEMA, sha256_file
+from llmops.manifest import MANIFEST_SCHEMA, sha256_file, sync_to_disk
 from llmops.records import PromptContract
 from llmops.registry import hub
 from llmops.schema import JsonDict, digest_of, short
@@ -217,7 +216,5 @@ def _convert_gguf(gguf: Path, target: Path) -> Path:
     for part in (model, tokenizer):
         part.save_pretrained(str(target))
     for path in target.rglob("*"):
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        sync_to_disk(path)
     return target

@@ -68,17 +68,19 @@ class Switching:
         self._engines.needed = frozenset(release.adapter for release in releases.values())
         await self._require_evidence(to, releases, again)
         loaded = {name: await self._loaded(to, release) for name, release in releases.items()}
+        settings = await asyncio.to_thread(self._settings, to)
         async with self._place.moving:
             if self.champions().keys() != releases.keys() or not _are_here(to, loaded):
                 raise ReleaseRefused("engine: names or adapters changed meanwhile; ask again")
-            await self._change(event, to, {name: (releases[name], loaded[name]) for name in releases})
+            serves = {name: (releases[name], loaded[name]) for name in releases}
+            await self._change({"request": event.seq, **settings}, to, serves)
         try:
             await asyncio.to_thread(self._announce)
         except OSError:  # it serves, whatever the file says
             log.exception("serve.json does not tell the engine that serves")
         log.info("engine %s serves now", short(to.engine_digest))
 
-    async def _change(self, event: Event, to: Keeper, serves: Mapping[str, tuple[Release, Loaded]]) -> None:
+    async def _change(self, why: JsonDict, to: Keeper, serves: Mapping[str, tuple[Release, Loaded]]) -> None:
         """Table, engine, ledger and states change together; the caller holds the lock on moves."""
         before, champions = self._place.live.table, self.champions()
         routes = {
@@ -87,7 +89,7 @@ class Switching:
         }
         to.side.table = replace(to.side.table, names={**before.names, **routes}, version=before.version + 1)
         moved = {name: release for name, (release, _) in serves.items() if release != champions[name]}
-        told = self._events(event, to, moved)
+        told = _events(why, to, moved)
         self._engines.swap()
         try:
             await asyncio.to_thread(self._place.tell_all, told)
@@ -113,28 +115,11 @@ class Switching:
         record = await asyncio.to_thread(self._place.registry.adapter, release.adapter)
         return await to.load(record, self._engines.standby_weight)
 
-    def _events(
-        self, event: Event, to: Keeper, moved: Mapping[str, Release]
-    ) -> list[tuple[EventKind, JsonDict]]:
-        """What the ledger is told of a switch, all of it or nothing."""
-        version = to.side.table.version
-        told: list[tuple[EventKind, JsonDict]] = [
-            (
-                "release.activated",
-                {
-                    "public_name": name, "release": release.digest(), "adapter": release.adapter,
-                    "by_engine": to.engine_digest, "route_version": version,
-                },
-            )
-            for name, release in moved.items()
-        ]  # fmt: skip
+    def _settings(self, to: Keeper) -> JsonDict:
+        """What the engine that is to serve was told, and the one it takes the place of; written to the store."""
         put = self._place.registry.store.put_record
         now, before = (put(settings_of(of.kept.profile)) for of in (to, self._engines.serving))
-        switched = {
-            "request": event.seq, "engine": to.engine_digest, "settings": now, "instead_of": before,
-            "route_version": version,
-        }  # fmt: skip
-        return [*told, ("engine.switched", switched)]
+        return {"settings": now, "instead_of": before}
 
     def _announce(self) -> None:
         """Have serve.json tell the engine that serves."""
@@ -156,3 +141,19 @@ def _are_here(keeper: Keeper, loaded: Mapping[str, Loaded]) -> bool:
     if keeper.side.table.down is not None:
         return False
     return all(keeper.fleet.get(found.record.adapter) is found for found in loaded.values())
+
+
+def _events(why: JsonDict, to: Keeper, moved: Mapping[str, Release]) -> list[tuple[EventKind, JsonDict]]:
+    """What the ledger is told of a switch, all of it or nothing."""
+    version = to.side.table.version
+    told: list[tuple[EventKind, JsonDict]] = [
+        (
+            "release.activated",
+            {
+                "public_name": name, "release": release.digest(), "adapter": release.adapter,
+                "by_engine": to.engine_digest, "route_version": version,
+            },
+        )
+        for name, release in moved.items()
+    ]  # fmt: skip
+    return [*told, ("engine.switched", {**why, "engine": to.engine_digest, "route_version": version})]

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from llmops.errors import BadRequest, InvalidEvidence, StoreError
+from llmops.manifest import sync_to_disk
 from llmops.schema import JsonDict, canonical_json, digest_of
 
 SCHEMA = "llmops.backup/1"
@@ -83,7 +84,7 @@ def writing_bundle(target: Path) -> Iterator[BundleWriter]:
                 file.flush()
                 os.fsync(file.fileno())
             Path(partial).rename(target)
-            _fsync_folder(target.parent)
+            sync_to_disk(target.parent)
         finally:
             Path(partial).unlink(missing_ok=True)
     except OSError as error:
@@ -211,11 +212,3 @@ class _Hashing:
     def hexdigest(self) -> str:
         """sha256 (hex) of what was read so far."""
         return self._digest.hexdigest()
-
-
-def _fsync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
