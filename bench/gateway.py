@@ -332,7 +332,7 @@ class Stage:
         return self._asgi("gateway", _gateway, self._engine_url, folder, json.loads(self._given.profile))
 
     def _asgi(self, name: str, target: Callable[..., None], *arguments: Any) -> Server:
-        from llmops.serving.server import bind
+        from llmops.listening import bind
 
         with bind("127.0.0.1", 0) as listener:
             port = int(listener.getsockname()[1])

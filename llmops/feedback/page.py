@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from llmops.auth import Keys
 from llmops.errors import BadRequest, ConfigError
-from llmops.feedback.address import Address, bind, require_guarded
+from llmops.feedback.address import Address, require_guarded
 from llmops.feedback.desk import Desk, Staff, choose_campaign
 from llmops.feedback.guard import Guard
 from llmops.feedback.rubric import frozen_rubric, rubric_of
 from llmops.feedback.sign_in import Door
+from llmops.listening import bind
 from llmops.ratings.book import RatingBook
 from llmops.records import Campaign
 from llmops.registry.adapters import Registry
@@ -149,7 +150,7 @@ def serve_page(
         InvalidEvidence: the campaign's record, items or rubric are gone, or altered.
     """
     require_guarded(at, Keys.of(workspace))
-    with bind(at) as listener:
+    with bind(at.host, at.port, "page") as listener:
         desk, door, chosen = open_desk(workspace, campaign, find_endpoint)
         asyncio.run(serve_until(application(desk, door, chosen), Place(at, listener), on_ready))
 

@@ -16,11 +16,12 @@ import hashlib
 from llmops.auth import Keys, Salts
 from llmops.db import open_database
 from llmops.errors import ConfigError
+from llmops.listening import is_loopback
 from llmops.records import OPEN, Principal
 from llmops.serving.http import Refusal, Scope
 from llmops.serving.keyring import KeyRing
 from llmops.serving.limits import UNSAID_ANSWER_TOKENS, Charge, LimitBook, today
-from llmops.serving.profile import ServeProfile, is_loopback
+from llmops.serving.profile import ServeProfile
 from llmops.serving.request_log import Entry
 from llmops.serving.requests import Call
 from llmops.serving.routes import RouteTable

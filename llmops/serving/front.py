@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from llmops.listening import is_loopback
 from llmops.serving.http import Refusal, Scope
-from llmops.serving.profile import Limits, is_address, is_loopback
+from llmops.serving.profile import Limits, is_address
 
 SINGLE = frozenset(
     {

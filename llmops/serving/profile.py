@@ -8,7 +8,6 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from llmops.capture.config import CaptureSettings
 from llmops.engines.spec import EngineSpec
+from llmops.listening import is_loopback
 from llmops.registry.bases import Base
 from llmops.serving.engine_settings import (
     HttpEngine,
@@ -181,19 +181,6 @@ class ServeProfile(Settings):
                 "it out and set LLMOPS_CAPTURE_KEY"
             )
         return self
-
-
-@lru_cache(256)
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`.
-
-    >>> [is_loopback(h) for h in ("localhost", "127.0.0.1", "::1", "0.0.0.0", "box.example")]
-    [True, True, True, False, False]
-    """
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def is_address(host: str) -> bool:

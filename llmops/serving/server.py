@@ -9,7 +9,6 @@ import asyncio
 import logging
 import signal
 import socket
-import ssl
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,17 +16,16 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from llmops.auth import Keys
-from llmops.errors import ConfigError, CouldNotRun
+from llmops.listening import bind, require_certificate
 from llmops.serving.lock import Running, announce_running, running, serve_lock, stop, tell_owner
 from llmops.settings import Workspace
 
 if TYPE_CHECKING:
     from llmops.serving.app import Gateway
-    from llmops.serving.profile import ServeProfile, Tls
+    from llmops.serving.profile import ServeProfile
 
 __all__ = ["Running", "build_app", "running", "serve", "stop"]
 
-BACKLOG = 2048
 LAST_WORDS_S = 3.0  # for requests that are cut off to be told so
 
 log = logging.getLogger("llmops.serving")
@@ -64,47 +62,14 @@ def serve(profile: ServeProfile, workspace: Workspace, announce: Callable[[str],
     from llmops.serving.access import require_guarded
 
     require_guarded(profile.host, Keys.of(workspace))
-    _require_certificate(profile.tls)
+    if profile.tls is not None:
+        require_certificate("tls", profile.tls.certificate, profile.tls.key)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     with serve_lock(workspace) as lock, bind(profile.host, profile.port) as listener:
         url = url_of(listener, "http" if profile.tls is None else "https")
         tell_owner(lock, url)
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(_Service(profile, workspace, listener, url).run(announce or (lambda _url: None)))
-
-
-def _require_certificate(tls: Tls | None) -> None:
-    if tls is None:
-        return
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(tls.certificate, tls.key, password="")  # asked for nothing on a terminal
-    except (OSError, ValueError) as error:
-        said = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        raise ConfigError(
-            f"tls: {tls.certificate} with {tls.key} cannot be used ({said}); give a certificate and its key as PEM"
-        ) from None
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; connections wait in it until the gateway takes them.
-
-    Raises:
-        CouldNotRun: the port is taken, or may not be had.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise CouldNotRun(
-            f"serve: port {port} on {host}: {error.strerror}; stop what uses it, or choose another port"
-        ) from None
-    listener.setblocking(False)
-    return listener
 
 
 def url_of(listener: socket.socket, scheme: str = "http") -> str:

@@ -19,10 +19,11 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from llmops.feedback.address import Address, bind
+from llmops.feedback.address import Address
 from llmops.feedback.page import Place, application, nothing_serves, open_desk, serve_until
 from llmops.feedback.sign_in import Door
 from llmops.ledger import Ledger
+from llmops.listening import bind
 from llmops.ratings.book import RatingBook
 from llmops.ratings.campaigns import find_campaign, open_campaign, put_items
 from llmops.records import Campaign, CampaignKind, EngineSignature, Item, Message, Rating
@@ -177,7 +178,7 @@ def serving_page(
         ready.set()
 
     def serve() -> None:
-        with bind(at) as listener:
+        with bind(at.host, at.port, "page") as listener:
             asyncio.run(serve_until(application(desk, door, chosen), Place(at, listener), tell, ended))
 
     thread = threading.Thread(target=serve, daemon=True)

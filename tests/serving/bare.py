@@ -17,11 +17,12 @@ from typing import Any
 import httpx
 from aiohttp import web
 
+from llmops.listening import bind
 from llmops.records import PromptContract
 from llmops.serving.app import Gateway
 from llmops.serving.profile import ServeProfile
 from llmops.serving.routes import Route, RouteTable, Target
-from llmops.serving.server import bind, url_of, uvicorn_server
+from llmops.serving.server import url_of, uvicorn_server
 from llmops.settings import Workspace, find_workspace
 from tests.serving.gateway import wait_for
 

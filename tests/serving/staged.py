@@ -23,6 +23,7 @@ from aiohttp import web
 
 from llmops.engines.client import EngineClient
 from llmops.engines.spec import EngineSpec, signature
+from llmops.listening import bind
 from llmops.records import AdapterRecord, EngineSignature
 from llmops.registry.adapters import Registry
 from llmops.registry.bases import Base
@@ -31,7 +32,7 @@ from llmops.serving import control, engine_desk, engines, keeper
 from llmops.serving.app import Gateway
 from llmops.serving.lock import announce_running, serve_lock, tell_owner
 from llmops.serving.rollout import director
-from llmops.serving.server import bind, build_app, url_of
+from llmops.serving.server import build_app, url_of
 from llmops.serving.session import Session
 from llmops.settings import Workspace, find_workspace
 from tests.evidence import NO_PROBES, activate, decide, register

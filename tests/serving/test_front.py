@@ -15,7 +15,6 @@ import pytest
 from llmops.auth import Keys, NewKey
 from llmops.errors import ConfigError
 from llmops.serving.app import Gateway
-from llmops.serving.profile import ServeProfile
 from llmops.settings import Workspace
 from tests.serving.bare import Bare, bare_gateway, profile_of, table_of
 from tests.serving.keyed import keyed_gateway, raw
@@ -180,14 +179,11 @@ def test_key_of_another_certificate_is_refused(certificate: tuple[Path, Path]) -
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    from llmops.serving.server import _require_certificate
+    from llmops.listening import require_certificate
 
     other = certificate[0].with_name("other.pem")
     form, kind = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     for encryption in (serialization.NoEncryption(), serialization.BestAvailableEncryption(b"secret")):
         other.write_bytes(ec.generate_private_key(ec.SECP256R1()).private_bytes(form, kind, encryption))
-        profile = ServeProfile.model_validate(
-            profile_of().model_dump() | {"tls": {"certificate": certificate[0], "key": other}}
-        )
         with pytest.raises(ConfigError, match="cannot be used"):
-            _require_certificate(profile.tls)
+            require_certificate("tls", certificate[0], other)
