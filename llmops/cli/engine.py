@@ -124,7 +124,7 @@ def retire() -> None:
 def status(json: Json = False) -> None:
     """Show the engine that serves and the one that stands by."""
     info = _running(find_workspace())
-    engines = engines_at(info.url)
+    engines = gateway_at(info.url)["engines"]
     if json:
         as_json(engines)
         return
@@ -141,8 +141,8 @@ def status(json: Json = False) -> None:
     typer.echo(table(("engine", "state", "what", "requests", "adapters"), rows))
 
 
-def engines_at(url: str) -> list[dict[str, Any]]:
-    """What the gateway at `url` says of its engines, the one that serves first.
+def gateway_at(url: str) -> dict[str, Any]:
+    """What the gateway at `url` says of itself; its `engines`, the one that serves first.
 
     Raises:
         CouldNotRun: it does not say.
@@ -155,16 +155,16 @@ def engines_at(url: str) -> list[dict[str, Any]]:
     try:
         request = urllib.request.Request(f"{url}/llmops/status", headers=api_headers())
         with urllib.request.urlopen(request, timeout=5) as response:
-            found: list[dict[str, Any]] = json.load(response)["engines"]
+            found: dict[str, Any] = json.load(response)
             return found
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         raise CouldNotRun(
             f"engine status: {url} does not say ({error}); set LLMOPS_API_KEY to an operator's key"
         ) from None
 
 
 def described(engine: dict[str, Any]) -> str:
-    """One engine of `engines_at` in words."""
+    """One engine of `gateway_at` in words."""
     if engine["engine"] is None:
         return "starting"
     return _said(EngineSignature(**engine["engine"]))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json as jsonlib
-import urllib.request
 from typing import Annotated, Any
 
 import typer
 
 from llmops.checkpoints import resumable_runs
 from llmops.cli.consent import approvals_in_words, win_rate_in_words
-from llmops.cli.engine import described
+from llmops.cli.engine import described, gateway_at
 from llmops.cli.output import as_json
 from llmops.cli.rollout_status import called
-from llmops.errors import LlmopsError
+from llmops.errors import CouldNotRun, LlmopsError
 from llmops.ledger import Event
 from llmops.records import Decision, Release
 from llmops.registry.adapters import Registry
@@ -23,7 +21,7 @@ from llmops.registry.release_checks import verify_release
 from llmops.registry.rollouts import ROLLOUT_KINDS, fold_rollouts
 from llmops.registry.taken_back import is_marked
 from llmops.schema import short
-from llmops.settings import Workspace, api_headers, find_workspace
+from llmops.settings import Workspace, find_workspace
 from llmops.upkeep.runs import RUN_KINDS, holding
 
 
@@ -81,11 +79,8 @@ def _gateways(workspace: Workspace) -> list[dict[str, Any]]:
 def _told(url: str) -> dict[str, Any]:
     """What the running gateway says of itself; empty if it does not say."""
     try:
-        request = urllib.request.Request(f"{url}/llmops/status", headers=api_headers())
-        with urllib.request.urlopen(request, timeout=5) as response:
-            found: dict[str, Any] = jsonlib.load(response)
-            return found
-    except (OSError, ValueError):
+        return gateway_at(url)
+    except CouldNotRun:
         return {}
 
 
