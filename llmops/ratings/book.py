@@ -55,7 +55,6 @@ __all__ = [
 
 # Built once: building a statement takes longer than running it.
 _SHOWING = select(showings).where(showings.c.id == bindparam("which"))
-_SHOW = showings.insert()
 
 
 class RatingBook(CampaignRows):

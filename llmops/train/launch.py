@@ -97,13 +97,6 @@ def start_elastic(n: int, workspace: Workspace, words: tuple[str, ...]) -> int:
     return 0
 
 
-def _hush(package: str) -> None:
-    """Silence a package's loggers: what happened is said by the first process, or by our own error."""
-    for name in list(logging.root.manager.loggerDict):
-        if name.startswith(package):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
 def _exit_code(error: Any, logs: Path) -> int:
     """The first process's own exit code; its message stands on stderr already.
 

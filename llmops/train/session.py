@@ -25,7 +25,7 @@ from llmops.train.order import padding_frac
 from llmops.train.ranks import place
 from llmops.train.recipe import Recipe
 from llmops.train.rows import E, Examples
-from llmops.train.sharding import SETTINGS, sharded_frac, whole_adapter
+from llmops.train.sharding import SETTINGS, RequireSharded, sharded_frac, whole_adapter
 from llmops.train.steps import Control, HeldOut, StepControl
 
 N_LAST = 10  # steps whose loss is averaged for the run's closing figure
@@ -189,7 +189,10 @@ def run_trainer(trainer: Any, session: Session[E], held_out: HeldOut | None = No
     Raises:
         Interrupted: somebody asked for an end; a checkpoint was written behind the last step.
         StoreError: the disk did not take a checkpoint.
+        TrainingFailed: the model was to be sharded and is not.
     """
+    if trainer.args.fsdp:
+        trainer.add_callback(RequireSharded())
     hook = StepControl(trainer, session.control, held_out)
     trainer.callback_handler.callbacks.insert(0, hook)
     resume = session.control.resume

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from llmops.errors import ConfigError
+from llmops.errors import ConfigError, TrainingFailed
 from llmops.registry.adapters import Registry
 from llmops.train.finetune import finetune
 from llmops.train.launch import starts
 from llmops.train.memory.heap import WITHOUT_CACHES
+from llmops.train.methods import sft
+from llmops.train.methods.sft import build_trainer
 from llmops.train.ranks import Place, any_of_all, from_first, place, require_processes, require_strategy
 from llmops.train.recipe import load_recipe
 from llmops.train.sharding import require_sharded, sharded_frac
@@ -267,6 +269,21 @@ def test_model_that_was_left_whole_is_noticed() -> None:
     assert sharded_frac(model) == 0
     with pytest.raises(Exception, match="0% of the parameters are sharded"):
         require_sharded(model)
+
+
+def test_run_that_was_to_shard_and_did_not_ends_before_its_first_step(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked_to_shard(*given: Any) -> Any:
+        trainer = build_trainer(*given)
+        trainer.args.fsdp = True  # what accelerate passes over on a CPU
+        return trainer
+
+    monkeypatch.setattr(sft, "build_trainer", asked_to_shard)
+    bench.rows(ROWS)
+    with pytest.raises(TrainingFailed, match="fsdp: 0% of the parameters are sharded, not all"):
+        finetune(bench.recipe(n_steps=2), bench.workspace)
+    assert _adapters(bench) == []
 
 
 def test_sharding_is_refused_where_nothing_would_be_sharded(bench: Bench) -> None:
