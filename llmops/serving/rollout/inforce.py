@@ -1,6 +1,6 @@
 """The rollouts that have traffic at one gateway, and how they come into its route table.
 
-Shared by whoever decides about them (`director`) and whoever takes over what another gateway decided (`following`). The
+Shared by whoever decides about them (`director`) and whoever takes over what another gateway decided (`follower`). The
 caller of what changes the table holds the lock on moves.
 """
 
