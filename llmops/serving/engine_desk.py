@@ -61,7 +61,7 @@ class EngineDesk:
         try:
             action = str(event.body["action"])
             if action != "retire":  # which the others do not notice
-                self._require_alone()
+                await self._require_alone()
             await actions[action](event)
         except LlmopsError as error:
             await self._refuse(event, error)
@@ -221,8 +221,8 @@ class EngineDesk:
             )
         return self._engines.standby
 
-    def _require_alone(self) -> None:
-        if n_others := self._place.n_others():
+    async def _require_alone(self) -> None:
+        if n_others := await asyncio.to_thread(self._place.count_others):
             raise BadRequest(
                 f"engine: {n_others} other gateways follow this one with engines of their own; end them first, and "
                 "start them again with the new engine's profile"

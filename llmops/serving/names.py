@@ -45,7 +45,7 @@ class Names:
         self._chain_fault: str | None = None
         place = Place(
             registry, keeper, live, self.moving, self.state_of, self.weight, self.require_chain, self.leads, self.tell,
-            self.tell_all, lambda: seat.n_others,
+            self.tell_all, seat.count_others,
         )  # fmt: skip
         self.force = InForce(place)
         self.follower = Follower(self.force, self.states)

@@ -75,6 +75,14 @@ class Seat:
         """Whether this gateway has the lead."""
         return self.term > 0
 
+    def count_others(self) -> int:
+        """How many other gateways are on the database now, those included that came since `renew`.
+
+        Raises:
+            LlmopsError: the database cannot be read.
+        """
+        return max(0, len(seated(self._url)) - 1) if self.shared else self.n_others
+
     def renew(self) -> None:
         """Hold a place, and the lead if it is free; a lead whose session has ended is given up."""
         if not self.shared:

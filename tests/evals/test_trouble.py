@@ -16,6 +16,7 @@ from llmops.tracking import TrackedRun, start_tracking
 from tests.evals.conftest import N_CASES, Room, right, write_adapter
 from tests.evals.counterpart import Counterpart
 from tests.evidence import LINEAGE, NO_PROBES
+from tests.serving.gateway import wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,14 +48,21 @@ def child(room: Room, counterpart: Counterpart, limit_bytes: int = 0) -> subproc
 
 def answered(room: Room) -> list[tuple[str, str]]:
     """(case, system) of every whole line that was kept."""
-    (path,) = room.workspace.runs.glob("*/completions.jsonl")
-    lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-    return [(c["case"], c["system"]) for c in map(json.loads, lines)]
+    return [(c["case"], c["system"]) for c in map(json.loads, kept_lines(room))]
+
+
+def kept_lines(room: Room) -> list[bytes]:
+    """The whole lines of the one session's completions."""
+    files = room.workspace.runs.glob("*/completions.jsonl")
+    lines = [line for path in files for line in path.read_bytes().splitlines(keepends=True)]
+    return [line for line in lines if line.endswith(b"\n")]
 
 
 @pytest.mark.walk
 def test_killed_evaluation_goes_on_where_it_stopped(room: Room) -> None:
     def script(model: str, prompt: str, nth: int) -> str:
+        if len(counterpart.asked) == 40:
+            wait_for(lambda: len(kept_lines(room)) > 0)
         if len(counterpart.asked) >= 80:
             process.kill()
         return right(prompt)

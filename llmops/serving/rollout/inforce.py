@@ -36,7 +36,7 @@ class Place:
     """What rollouts work with and share with control: `moving` is held while the table and the ledger change.
 
     `tell` writes an event, `tell_all` several or none, that only the gateway that leads may write (`seat.NotLeading`
-    otherwise), in a thread. `n_others` counts the other gateways on the database.
+    otherwise), in a thread. `count_others`, in a thread, counts the other gateways on the database.
     """
 
     registry: Registry
@@ -49,7 +49,7 @@ class Place:
     leads: Callable[[], bool]
     tell: Callable[[EventKind, JsonDict], Event]
     tell_all: Callable[[Sequence[tuple[EventKind, JsonDict]]], list[Event]]
-    n_others: Callable[[], int]
+    count_others: Callable[[], int]
 
 
 class InForce:
