@@ -158,8 +158,8 @@ class Batcher:
     def _keep(self, rows: list[Row]) -> None:
         """Shrink the batch to `rows`."""
         if len(rows) < len(self._running):
-            self._block.select([i for i, row in enumerate(self._running) if row in rows])
-            self._running = rows
+            order = self._block.keep([i for i, row in enumerate(self._running) if row in rows])
+            self._running = [self._running[i] for i in order]
 
     def _admit(self) -> None:
         """Prefill what fits into the batch and into one prefill's budget, oldest first."""
@@ -177,8 +177,7 @@ class Batcher:
         self._publish(group)
         staying = [i for i, row in enumerate(group) if row.finish_reason is None]
         if staying:
-            self._running = self._running + [group[i] for i in staying]
-            block.select(staying)
+            self._running = self._running + [group[i] for i in block.keep(staying)]
             self._block.join(block)
 
     def _next_group(self) -> list[Row]:

@@ -1,7 +1,9 @@
 """Keys and values of the rows being generated: one left-padded block that rows join and leave between steps.
 
 Row b holds `lengths[b]` tokens in the last columns of `width`; the columns before are padding that the mask
-hides. Shapes: keys and values are [B, H, width, D] per layer.
+hides. Shapes: keys and values are [B, H, width, D] per layer. They are views into buffers with columns to spare on the
+right, so that a step writes one column; a row that leaves gives its place to the last one, and one that joins is
+written behind it, so that neither moves the others.
 """
 
 from __future__ import annotations
@@ -13,11 +15,11 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 SPARE_TOKENS = 64
-"""Columns allocated ahead, so that a decode step writes one column instead of copying the whole block."""
+"""Columns allocated ahead."""
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]
-    """A DynamicLayer whose keys and values are views into buffers with spare columns on the right."""
+    """A DynamicLayer whose keys and values are the first rows of two buffers, from `_start` to `_end`."""
 
     keys: torch.Tensor
     values: torch.Tensor
@@ -26,8 +28,8 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     def __init__(self) -> None:
         """Start empty."""
         super().__init__()
-        self._key_buffer: torch.Tensor | None = None
-        self._value_buffer: torch.Tensor | None = None
+        self._buffers: tuple[torch.Tensor, ...] = ()
+        self._n, self._start, self._end = 0, 0, 0
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: Any, **_kwargs: Any
@@ -35,33 +37,54 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         """Append [B, H, T, D] states and return all of them; the extra arguments are the base class's."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        start = self.get_seq_length()
-        end = start + key_states.shape[-2]
-        if self._key_buffer is None or end > self._key_buffer.shape[-2]:
-            self._key_buffer = _grown(self.keys if start else None, key_states, end + SPARE_TOKENS)
-            self._value_buffer = _grown(self.values if start else None, value_states, end + SPARE_TOKENS)
-        assert self._value_buffer is not None
-        self._key_buffer[:, :, start:end] = key_states
-        self._value_buffer[:, :, start:end] = value_states
-        self.keys = self._key_buffer[:, :, :end]
-        self.values = self._value_buffer[:, :, :end]
+            self._n = len(key_states)
+        n_new = key_states.shape[-2]
+        if not self._buffers or self._end + n_new > self._buffers[0].shape[-2]:
+            width = self._end - self._start
+            self._lay_out((key_states, value_states), (self._n, width + n_new + SPARE_TOKENS), width)
+        start, self._end = self._end, self._end + n_new
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[: self._n, :, start : self._end] = states
+        self._show()
         return self.keys, self.values
 
-    def replace(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Hold exactly these tensors from now on."""
-        self.dtype, self.device = keys.dtype, keys.device
-        self.keys, self.values = keys, values
-        self._key_buffer = self._value_buffer = None
-        self.is_initialized = True
+    def keep(self, filled: tuple[list[int], list[int]], n: int, width: int) -> None:
+        """Keep the first `n` rows and the last `width` columns, after rows `filled[1]` moved to places `filled[0]`."""
+        places, rows = filled
+        for buffer in self._buffers:
+            if places:
+                buffer[places, :, self._start : self._end] = buffer[rows, :, self._start : self._end]
+        self._n, self._start = n, self._end - width
+        self._show()
 
+    def join(self, other: RoomyLayer) -> None:
+        """Append the rows of `other`; what is new on the left is zero (a NaN would spread even where masked)."""
+        theirs = other.keys.shape[-2]
+        width, n = max(self._end - self._start, theirs), self._n + other._n
+        if n > len(self._buffers[0]) or self._end < width:
+            self._lay_out((other.keys, other.values), (n, width + SPARE_TOKENS), width)
+        start = self._end - width
+        for buffer, states in zip(self._buffers, (other.keys, other.values), strict=True):
+            buffer[: self._n, :, start : self._start] = 0
+            buffer[self._n : n, :, start : self._end - theirs] = 0
+            buffer[self._n : n, :, self._end - theirs : self._end] = states
+        self._n, self._start = n, start
+        self._show()
 
-def _grown(old: torch.Tensor | None, like: torch.Tensor, capacity: int) -> torch.Tensor:
-    """Return a [B, H, capacity, D] buffer that begins with `old`."""
-    batch, heads, _, dim = like.shape
-    buffer = like.new_empty(batch, heads, capacity, dim)
-    if old is not None:
-        buffer[:, :, : old.shape[-2]] = old
-    return buffer
+    def _lay_out(self, like: tuple[torch.Tensor, torch.Tensor], size: tuple[int, int], end: int) -> None:
+        """Move to buffers of `size` (rows, columns), where what is held ends at column `end`."""
+        held = self._end - self._start
+        old, new = self._buffers, []
+        for i, states in enumerate(like):
+            _, heads, _, dim = states.shape
+            new.append(states.new_empty(size[0], heads, size[1], dim))
+            if held:
+                new[i][: self._n, :, end - held : end] = old[i][: self._n, :, self._start : self._end]
+        self._buffers = tuple(new)
+        self._start, self._end = end - held, end
+
+    def _show(self) -> None:
+        self.keys, self.values = (buffer[: self._n, :, self._start : self._end] for buffer in self._buffers)
 
 
 @dataclass
@@ -76,35 +99,28 @@ class KVBlock:
         """Columns held, padding included."""
         return int(self.cache.get_seq_length()) if self.cache.layers else 0
 
-    def select(self, rows: list[int]) -> None:
-        """Keep only `rows`, in this order, and drop the padding that all of them share."""
-        self.lengths = [self.lengths[row] for row in rows]
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def keep(self, rows: list[int]) -> list[int]:
+        """Keep only these rows and drop the padding that all of them share; returns them in their new order."""
+        kept, n = set(rows), len(rows)
+        order = list(range(len(self.lengths)))
+        places = [i for i in range(n) if i not in kept]
+        movers = [i for i in range(n, len(order)) if i in kept]
+        for place, mover in zip(places, movers, strict=True):
+            order[place] = mover
+        self.lengths = [self.lengths[row] for row in order[:n]]
         if not rows:
             self.cache = Cache(layer_class_to_replicate=RoomyLayer)
-            return
-        drop = self.width - max(self.lengths)
-        index = torch.tensor(rows, device=self.cache.layers[0].keys.device)
         for layer in self.cache.layers:
-            layer.replace(
-                layer.keys[:, :, drop:].index_select(0, index),
-                layer.values[:, :, drop:].index_select(0, index),
-            )
+            layer.keep((places, movers), n, max(self.lengths))
+        return order[:n]
 
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
     def join(self, other: KVBlock) -> None:
-        """Append the rows of `other`, padding the narrower block on the left."""
+        """Append the rows of `other`."""
         if not self.lengths:
             self.lengths, self.cache = other.lengths, other.cache
             return
-        width = max(self.width, other.width)
         for mine, theirs in zip(self.cache.layers, other.cache.layers, strict=True):
-            mine.replace(
-                torch.cat([_padded(mine.keys, width), _padded(theirs.keys, width)]),
-                torch.cat([_padded(mine.values, width), _padded(theirs.values, width)]),
-            )
+            mine.join(theirs)
         self.lengths = self.lengths + other.lengths
-
-
-def _padded(states: torch.Tensor, width: int) -> torch.Tensor:
-    """Return [B, H, T, D] states widened on the left with zeros (a NaN would spread even where masked)."""
-    missing = width - states.shape[-2]
-    return torch.nn.functional.pad(states, (0, 0, missing, 0)) if missing else states

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from llmops.engines.embedded.adapters import AdapterBank
 from llmops.engines.embedded.cache import KVBlock
 from llmops.engines.embedded.grammar import Grammars
+from llmops.engines.embedded.packed import can_pack, pack_linears
 from llmops.errors import EngineFailed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
@@ -54,6 +55,8 @@ class LanguageModel:
         net = _load(AutoModelForCausalLM, spec.path, "weights", dtype=DTYPES[spec.dtype])
         self.net = net.to(self.device).eval().requires_grad_(False)
         self.dtype: torch.dtype = net.dtype
+        if can_pack(self.device, self.dtype):
+            pack_linears(self.net)
         self.vocab_size = int(net.get_input_embeddings().weight.shape[0])
         self.eos_ids = _eos_ids(self.tokenizer, net)
         self.pad_id = min(self.eos_ids, default=0)
