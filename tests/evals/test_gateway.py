@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -54,8 +55,16 @@ def tiny(tiny_model: Path, tiny_adapter: Path) -> tuple[Path, Path]:
     return tiny_model, tiny_adapter
 
 
-def build_data(workspace: Workspace, registry: Registry) -> None:
-    rows = [{"prompt": f"say {i}", "completion": f"word {i}", "group": f"g{i}"} for i in range(60)]
+def prompts(n_rows: int) -> list[str]:
+    """Prompts of three lengths."""
+    return ["say" + " again" * (i % 3) + f" {i}" for i in range(n_rows)]
+
+
+def build_data(workspace: Workspace, registry: Registry, completions: Sequence[str] = ()) -> None:
+    """A dataset `tiny` of 60 rows, or of as many as there are completions."""
+    answers = list(completions) or [f"word {i}" for i in range(60)]
+    asked = zip(prompts(len(answers)), answers, strict=True)
+    rows = [{"prompt": p, "completion": c, "group": f"g{i}"} for i, (p, c) in enumerate(asked)]
     (workspace.root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = {
         "name": "tiny",
