@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from llmops.cli import app
+from llmops.cli.commands import app
 
 
 def parse(words: Sequence[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 import typer
 
 import llmops
-from llmops.cli import app
+from llmops.cli.commands import app
 
 ROOT = Path(__file__).parent.parent
 HEAVY = (
@@ -57,7 +57,7 @@ def test_no_help_text_loads_a_heavy_library() -> None:
     code = f"""
 import contextlib, io, json, sys, typer
 import llmops
-from llmops.cli import app
+from llmops.cli.commands import app
 command = typer.main.get_command(app)
 for path in {_commands()!r}:
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):

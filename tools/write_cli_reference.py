@@ -11,7 +11,7 @@ import click
 import typer
 from click.testing import CliRunner
 
-from llmops.cli import app
+from llmops.cli.commands import app
 
 TARGET = Path(__file__).parent.parent / "docs" / "cli.md"
 WIDTH = 100

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from llmops.cli import app
+from llmops.cli.commands import app
 from llmops.data.diff import Side, compare
 from llmops.errors import BadRequest, DataError
 from llmops.registry.adapters import Registry

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from llmops.cli import app
+from llmops.cli.commands import app
 from llmops.data import build_snapshot, load_pool
 from llmops.data.sources import HubSource, SqlSource, open_source
 from llmops.errors import ConfigError, CouldNotRun, DataError, LlmopsError

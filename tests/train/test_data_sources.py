@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from llmops.cli import app
+from llmops.cli.commands import app
 from llmops.data import find_snapshot, load_pool
 from llmops.errors import DataError
 from llmops.evals.evidence import leak_fault

@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from llmops.cli import app
+from llmops.cli.commands import app
 from llmops.errors import ConfigError
 from llmops.registry.adapters import Registry
 from llmops.train.importer import ImportRequest, import_adapter

@@ -23,7 +23,7 @@ from transformers import (
 from trl import SFTTrainer
 from typer.testing import CliRunner
 
-from llmops.cli import app
+from llmops.cli.commands import app
 from llmops.errors import ConfigError
 from llmops.registry.adapters import Registry
 from llmops.registry.bases import resolve_base

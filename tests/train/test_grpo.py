@@ -17,7 +17,7 @@ from trl import GRPOTrainer
 from typer.testing import CliRunner
 
 from llmops.chat import render
-from llmops.cli import app
+from llmops.cli.commands import app
 from llmops.errors import BadRequest, ConfigError, DataError
 from llmops.records import Message
 from llmops.registry.adapters import Registry

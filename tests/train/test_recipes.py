@@ -16,7 +16,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from llmops.cli import app
+from llmops.cli.commands import app
 from llmops.data.snapshot import build_snapshot
 from llmops.registry.adapters import Registry
 from llmops.settings import Workspace

@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from llmops.cli import app
+from llmops.cli.commands import app
 from llmops.errors import BadRequest
 from llmops.registry.adapters import Registry
 from llmops.train import reproduce as module

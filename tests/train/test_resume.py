@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llmops import checkpoints
-from llmops.cli import app
+from llmops.cli.commands import app
 from llmops.errors import BadRequest, ConfigError, Interrupted, StoreError
 from llmops.records import AdapterRecord
 from llmops.registry.adapters import Registry

@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_
 from trl import RewardTrainer
 from typer.testing import CliRunner
 
-from llmops.cli import app
+from llmops.cli.commands import app
 from llmops.errors import BadRequest, ConfigError, TrainingFailed
 from llmops.records import RewardProbes
 from llmops.registry.adapters import Registry

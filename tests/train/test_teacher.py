@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from llmops.cli import app
+from llmops.cli.commands import app
 from llmops.errors import BadRequest, ConfigError, CouldNotRun
 from llmops.records import DatasetSnapshot
 from llmops.registry.adapters import Registry

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from llmops.cli import app
+from llmops.cli.commands import app
 from llmops.registry.adapters import Registry
 from llmops.train import verify_resume as module
 from llmops.train.verify_resume import Order, first_difference

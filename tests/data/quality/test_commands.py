@@ -10,7 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from llmops.cli import app
+from llmops.cli.commands import app
 from llmops.data import find_snapshot, load_pool
 from llmops.errors import LlmopsError
 from llmops.records import QualityReport

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from llmops.cli import app
+from llmops.cli.commands import app
 from llmops.registry.adapters import Registry
 from llmops.settings import Workspace
 from llmops.train.check import memory as memory_check

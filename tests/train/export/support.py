@@ -7,7 +7,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from llmops.cli import app
+from llmops.cli.commands import app
 from llmops.errors import LlmopsError
 from llmops.records import AdapterRecord
 from llmops.registry.adapters import Registry
