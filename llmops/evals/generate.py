@@ -79,6 +79,7 @@ async def generate(endpoint: Endpoint, job: Job, session: Session, pace: Pace, p
     keeper = Keeper(session, job.cache, (len(every) - len(todo), len(every)), progress)
     try:
         todo = _from_cache(todo, job, keeper)
+        keeper.begin()
         await _ask_all(endpoint, job, todo, (keeper, pace))
     except BaseExceptionGroup as errors:
         raise _first(errors) from errors

@@ -40,8 +40,12 @@ class Keeper:
         self._n_errored = 0
         self._progress = progress
         self._queue: asyncio.Queue[Kept | None] = asyncio.Queue()
-        progress(self._n_done, self._n_total, "answers")
         self._task = asyncio.create_task(self._run())
+
+    def begin(self) -> None:
+        """Say what is there before anything is asked; the time left is reckoned from then on."""
+        if self._queue.empty():  # else the first write says it, with what came from the cache
+            self._progress(self._n_done, self._n_total, "answers")
 
     def put(self, kept: Kept) -> None:
         """Hand over a completion; raises what writing an earlier one raised."""
