@@ -18,7 +18,7 @@ from llmops.db import open_database
 from llmops.errors import ConfigError
 from llmops.listening import is_loopback
 from llmops.records import OPEN, Principal
-from llmops.serving.http import Refusal, Scope
+from llmops.serving.http import Header, Refusal, Scope
 from llmops.serving.keyring import KeyRing
 from llmops.serving.limits import UNSAID_ANSWER_TOKENS, Charge, LimitBook, today
 from llmops.serving.profile import ServeProfile
@@ -101,6 +101,10 @@ class Access:
         key = principal.key
         limits = None if key is None else self.ring.limits(key)
         return None if key is None or limits is None else self.limits.admit(key, limits)
+
+    def limit_headers(self, principal: Principal) -> list[Header]:
+        """How whoever asks stands with the limits of their key."""
+        return [] if principal.key is None else self.limits.headers(principal.key)
 
     def accept(self, principal: Principal, call: Call, entry: Entry, table: RouteTable) -> None:
         """Let a request to a model through: its name is in scope, tokens are set aside, its prefix cache is its own.

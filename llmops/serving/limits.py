@@ -15,12 +15,13 @@ from functools import lru_cache
 from time import monotonic, time
 
 from llmops.auth import KeyLimits
-from llmops.serving.http import Refusal
+from llmops.serving.http import Header, Refusal
 
 MINUTE_S, DAY_S = 60.0, 86_400
 UNSAID_ANSWER_TOKENS = 256
 """Set aside for an answer whose length the request does not bound."""
 BYTES_PER_TOKEN = 4
+TOO_FAST = "rate_limit_exceeded"
 
 
 @dataclass
@@ -37,6 +38,13 @@ class Bucket:
         self.level = min(self.capacity, self.level + (at - self.at) * rate)
         self.at = at
         return max(0.0, (min(n, self.capacity) - self.level) / rate)
+
+    def headers(self, of: bytes, at: float) -> list[Header]:
+        """What may still be taken, and when the bucket is full again, in the headers that OpenAI's clients know."""
+        full_in_s = self.wait_s(self.capacity, at)
+        found = (int(self.capacity), max(0, int(self.level)), _duration(full_in_s))
+        names = (b"limit", b"remaining", b"reset")
+        return [(b"x-ratelimit-%b-%b" % (n, of), str(v).encode()) for n, v in zip(names, found, strict=True)]
 
 
 @dataclass
@@ -107,6 +115,14 @@ class LimitBook:
         account.n_running += n_tokens
         charge.n_tokens = n_tokens
 
+    def headers(self, key: str) -> list[Header]:
+        """How a key stands with its limits of a minute; none for one that has none."""
+        account, at = self.accounts.get(key), monotonic()
+        if account is None:
+            return []
+        buckets = ((b"requests", account.requests), (b"tokens", account.tokens))
+        return [header for of, bucket in buckets if bucket is not None for header in bucket.headers(of, at)]
+
     def settle(self, charge: Charge, n_tokens: int) -> None:
         """Replace what was set aside by what was used."""
         account = self.accounts[charge.key]
@@ -163,12 +179,18 @@ def _full(capacity: int | None) -> Bucket | None:
     return None if capacity is None else Bucket(float(capacity), float(capacity), monotonic())
 
 
+def _duration(seconds: float) -> str:
+    """As OpenAI writes it: 20ms, 1s, 6m0s."""
+    if seconds < 1:
+        return f"{math.ceil(seconds * 1000)}ms"
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
+
+
 def _debit(bucket: Bucket | None, n: int) -> None:
     if bucket is not None:
         bucket.level -= n
 
 
 def _too_fast(limit: str, wait_s: float) -> Refusal:
-    return Refusal(
-        429, f"the key's limit of {limit} is reached", None, "rate_limit_exceeded", max(1, math.ceil(wait_s))
-    )
+    return Refusal(429, f"the key's limit of {limit} is reached", None, TOO_FAST, max(1, math.ceil(wait_s)))

@@ -32,7 +32,7 @@ from llmops.serving.http import (
     respond,
 )
 from llmops.serving.leash import Leash
-from llmops.serving.limits import BYTES_PER_TOKEN
+from llmops.serving.limits import BYTES_PER_TOKEN, TOO_FAST
 from llmops.serving.metrics import CLIENT_CLOSED, Metrics
 from llmops.serving.observer import HIT, Observed, Observer
 from llmops.serving.profile import Limits, ServeProfile
@@ -129,6 +129,8 @@ class Relay:
                 )
             await exchange.finish(whole)
         except Refusal as refusal:
+            if refusal.code == TOO_FAST:
+                headers.extend(self._access.limit_headers(principal))
             await _refused(send, refusal, entry, headers)
         except ClientGone:
             entry.status, entry.error = CLIENT_CLOSED, "the client left"
@@ -166,6 +168,7 @@ class Relay:
         entry.model = call.asked[:200]
         entry.user = call.user
         self._access.accept(notes.principal, call, entry, self._live.side.table)
+        notes.headers.extend(self._access.limit_headers(notes.principal))
         leash.watch(scope, receive)
         began = await self._enter(scope, entry)
         try:

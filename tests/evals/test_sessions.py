@@ -115,7 +115,9 @@ def test_answers_come_from_the_cache_and_are_counted_as_such(room: Room) -> None
         f"cached   {2 * N} of {2 * N} answers are from earlier sessions; --no-cache asks again" in again.out
     )
     told = [line.strip() for line in again.err.splitlines() if "answers" in line]
-    assert told[0] == f"eval {2 * N}/{2 * N}  answers"  # the time left is not reckoned from what nobody was asked
+    assert (
+        told[0] == f"eval {2 * N}/{2 * N}  answers"
+    )  # the time left is not reckoned from what nobody was asked
     event = room.registry.ledger.events("report.stored")[-1]
     report = room.registry.store.get_record(Report, str(event.body["report"]))
     assert (report.n_cached, report.invalid) == (N, ())

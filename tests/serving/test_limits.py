@@ -77,6 +77,22 @@ def test_requests_over_the_minute_s_limit_are_told_when_to_come_again(
     assert [keyed.chat("slow").status_code for _ in range(2)] == [200, 429]
 
 
+def test_answers_tell_what_a_key_has_left_in_the_headers_that_openai_s_clients_know(keyed: Keyed) -> None:
+    keyed.add("told", KeyLimits(requests_per_minute=3, tokens_per_minute=600))
+    reserved = 1 + len(httpx.Request("POST", "http://x", json=_body(max_tokens=1)).content) // 4
+    first, *_, refused = [keyed.chat("told", max_tokens=1) for _ in range(4)]
+    assert _left(first) == {
+        "limit-requests": "3", "remaining-requests": "2", "reset-requests": "20s",
+        "limit-tokens": "600", "remaining-tokens": str(600 - reserved),
+        "reset-tokens": f"{math.ceil(reserved / 10)}s",
+    }  # fmt: skip
+    assert refused.status_code == 429
+    assert {name: value for name, value in _left(refused).items() if "requests" in name} == {
+        "limit-requests": "3", "remaining-requests": "0", "reset-requests": "1m0s",
+    }  # fmt: skip
+    assert _left(keyed.chat("docs")) == {}
+
+
 def test_tokens_over_the_minute_s_limit_are_refused_once_they_were_used(keyed: Keyed) -> None:
     keyed.add("terse", KeyLimits(tokens_per_minute=60))
     statuses = [keyed.chat("terse", max_tokens=1).status_code for _ in range(8)]
@@ -184,3 +200,8 @@ def test_client_that_leaves_a_stream_before_its_end_still_pays_for_what_it_got(k
 
 def _body(**fields: object) -> dict[str, object]:
     return {"model": "docs", "messages": [{"role": "user", "content": "Hi."}], "max_tokens": 8, **fields}
+
+
+def _left(answer: httpx.Response) -> dict[str, str]:
+    start = "x-ratelimit-"
+    return {n.removeprefix(start): v for n, v in answer.headers.items() if n.startswith(start)}
