@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
+from llmops.engines.embedded.__main__ import DEFAULTS
 from llmops.engines.embedded.cache import SPARE_TOKENS, KVBlock
 from llmops.engines.embedded.packed import PackedLinear, can_pack, pack_linears
 
 HEADS, DIM, LAYERS = 2, 4, 2
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -98,6 +104,31 @@ def test_packed_layer_computes_what_the_plain_one_does(bias: bool) -> None:
         for x, wanted in zip(inputs, expected, strict=True):
             torch.testing.assert_close(plain(x), wanted, rtol=1e-5, atol=1e-5)
     assert (plain[0].in_features, plain[0].out_features, plain[0].weight.shape) == (96, 160, (160, 96))
+
+
+MANY_LENGTHS = """
+import psutil, torch
+from llmops.engines.embedded.packed import pack_linears
+net = torch.nn.Sequential(*[torch.nn.Linear(576, 96 * i, bias=False) for i in range(4, 8)])
+pack_linears(net)
+def held(lengths):
+    with torch.inference_mode():
+        for n in lengths:
+            for layer in net:
+                layer(torch.randn(n, 576))
+    return psutil.Process().memory_info().rss
+print(-(held([160]) - held(range(20, 160))) // 2**20)
+"""
+
+
+@pytest.mark.skipif(
+    not can_pack(torch.device("cpu"), torch.float32), reason="weights are packed on x86 alone"
+)
+def test_kernels_for_prompts_of_many_lengths_are_not_all_kept() -> None:
+    environment = {**os.environ, **DEFAULTS}
+    command = [sys.executable, "-c", MANY_LENGTHS]
+    grown = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(grown.stdout) < 100, grown.stdout  # 140 lengths; 320 MB where nothing says otherwise
 
 
 def test_only_fp32_on_a_cpu_is_packed() -> None:
