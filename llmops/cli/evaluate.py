@@ -36,6 +36,9 @@ class _RunByDefault(TyperGroup):
         return super().parse_args(ctx, args)
 
 
+Concurrency = Annotated[
+    str, typer.Option(help="Requests under way at once, 1 to 1024; auto: what is fastest, up to 256.")
+]
 app = typer.Typer(
     cls=_RunByDefault,
     no_args_is_help=True,
@@ -68,9 +71,7 @@ def evaluate(
             help="Gate that will decide, beside those in evals/gates/; declared before the first question."
         ),
     ] = None,
-    concurrency: Annotated[
-        str, typer.Option(help="Requests under way at once, 1 to 1024; auto: what is fastest, up to 256.")
-    ] = "auto",
+    concurrency: Concurrency = "auto",
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Ask also what the same model answered before.")
     ] = False,
@@ -94,7 +95,7 @@ def evaluate(
         endpoint=endpoint_on(endpoint or endpoint_of(workspace), engine),
         adapters=tuple(adapter or ["latest"]),
         session=resume,
-        concurrency=_concurrency(concurrency),
+        concurrency=concurrency_of(concurrency),
         cache=not no_cache,
         gates=tuple(gate or ()),
     )
@@ -177,7 +178,12 @@ def lm_eval(
         raise typer.Exit(EXIT_INVALID)
 
 
-def _concurrency(said: str) -> int | Literal["auto"]:
+def concurrency_of(said: str) -> int | Literal["auto"]:
+    """What `--concurrency` says.
+
+    Raises:
+        BadRequest: it is neither `auto` nor a number within bounds.
+    """
     if said == "auto":
         return "auto"
     if said.isdecimal() and 1 <= int(said) <= MOST_CONCURRENT:

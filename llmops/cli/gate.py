@@ -10,6 +10,7 @@ import typer
 
 from llmops.cli.ci import Annotations, Junit, Markdown, Outputs, StepSummary, Texts, write_texts
 from llmops.cli.consent import approvals_in_words, votes_in_words
+from llmops.cli.evaluate import Concurrency, concurrency_of, endpoint_of
 from llmops.cli.output import as_json, progress, table
 from llmops.errors import VERDICT_EXIT_CODES, LlmopsError
 from llmops.records import Check, Decision
@@ -60,17 +61,20 @@ def run(
     endpoint: Annotated[
         str | None, typer.Option(help="Endpoint URL; default: this workspace's `llmops serve`.")
     ] = None,
+    concurrency: Concurrency = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print the decision.")] = False,
 ) -> None:
     """Declare the gate, evaluate all its suites in one session, and decide; exits as `llmops gate check` does."""
-    from llmops.cli.evaluate import endpoint_of
     from llmops.evals.gate import check_gate, load_gate
     from llmops.evals.run import EvalRequest, evaluate
 
     workspace, asked = find_workspace(), load_gate(gate)
     named = () if asked.baseline in ("champion", "base") else (asked.baseline,)
     request = EvalRequest(
-        endpoint=endpoint or endpoint_of(workspace), adapters=(*named, adapter), gates=(gate,)
+        endpoint=endpoint or endpoint_of(workspace),
+        adapters=(*named, adapter),
+        concurrency=concurrency_of(concurrency),
+        gates=(gate,),
     )
     with progress("eval") as report:
         reports = evaluate([gate.parent / file for file in asked.files.values()], request, workspace, report)

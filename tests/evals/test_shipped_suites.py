@@ -105,13 +105,15 @@ def test_default_gate_passes_what_forgets_nothing_and_fails_what_does(
     asked["guardrails"] = [rule for rule in asked["guardrails"] if rule["metric"] != "latency"]
     write(room.workspace.root / "gate.yaml", asked)
     counterpart = room.serve(script)
-    done = llmops(room.workspace.root, "gate", "run", "gate.yaml", "--endpoint", counterpart.url, "--json")
+    told = ("--endpoint", counterpart.url, "--concurrency", "2", "--json")
+    done = llmops(room.workspace.root, "gate", "run", "gate.yaml", *told)
     assert done.out, done.err
     decision = json.loads(done.out)
     by_name = {(c["suite"], c["group"]): c["verdict"] for c in decision["checks"]}
     assert decision["verdict"] == verdict, decision["reasons"]
     assert by_name["general", "topic=arithmetic"] == verdict
     assert by_name["general", "topic=facts"] == by_name["safety", None] == "PASS"
+    assert counterpart.most_at_once == 2
 
 
 def hash_of(text: str) -> int:
