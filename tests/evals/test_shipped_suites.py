@@ -113,7 +113,7 @@ def test_default_gate_passes_what_forgets_nothing_and_fails_what_does(
     assert decision["verdict"] == verdict, decision["reasons"]
     assert by_name["general", "topic=arithmetic"] == verdict
     assert by_name["general", "topic=facts"] == by_name["safety", None] == "PASS"
-    assert counterpart.most_at_once == 2
+    assert counterpart.most_at_once <= 2
 
 
 def hash_of(text: str) -> int:
