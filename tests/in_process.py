@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 from unittest.mock import patch
 
-from llmops.cli import main
+from llmops.cli.__main__ import main
 
 
 @dataclass(frozen=True)

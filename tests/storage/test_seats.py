@@ -35,10 +35,7 @@ def test_one_of_several_leads_and_all_are_shown(on_postgres: Workspace) -> None:
     for seat in seats:
         seat.renew()
     assert [seat.term for seat in seats] == [1, 0, 0]
-    assert (seats[0].n_others, seats[0].count_others()) == (
-        0,
-        2,
-    )  # that they came later goes unnoticed until renewed
+    assert (seats[0].n_others, seats[0].count_others()) == (0, 2)  # two came since it was renewed
     shown = seated(on_postgres.database_url)
     assert [one.leads for one in shown] == [True, False, False]
     assert {one.who for one in shown} == {f"process {os.getpid()} on {socket.gethostname()}"[:50]}

@@ -328,7 +328,7 @@ def test_missing_s3_library_says_what_to_install(on_s3: Workspace) -> None:
     code = """
 import sys
 sys.modules["s3fs"] = None
-from llmops.cli import main
+from llmops.cli.__main__ import main
 sys.argv = ["llmops", "adapter", "list"]
 main()
 """
