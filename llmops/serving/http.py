@@ -57,6 +57,7 @@ class Refusal(Exception):
         self.param = param
         self.code = code
         self.retry_after_s = retry_after_s
+        self.extra: list[Header] = []
 
     def body(self) -> bytes:
         """The error as OpenAI's clients read it."""
@@ -69,7 +70,7 @@ class Refusal(Exception):
             found.append((b"retry-after", str(self.retry_after_s).encode()))
         if self.status == 401:
             found.append((b"www-authenticate", b"Bearer"))
-        return found
+        return [*found, *self.extra]
 
 
 class ClientGone(Exception):

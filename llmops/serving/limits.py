@@ -21,7 +21,6 @@ MINUTE_S, DAY_S = 60.0, 86_400
 UNSAID_ANSWER_TOKENS = 256
 """Set aside for an answer whose length the request does not bound."""
 BYTES_PER_TOKEN = 4
-TOO_FAST = "rate_limit_exceeded"
 
 
 @dataclass
@@ -95,7 +94,7 @@ class LimitBook:
         self._require_quota(key, account)
         if (bucket := account.requests) is not None:
             if wait_s := bucket.wait_s(1, monotonic()):
-                raise _too_fast(f"{limits.requests_per_minute} requests a minute", wait_s)
+                raise self._too_fast(key, f"{limits.requests_per_minute} requests a minute", wait_s)
             bucket.level -= 1
         return Charge(key)
 
@@ -110,7 +109,8 @@ class LimitBook:
             if wait_s := bucket.wait_s(n_tokens, monotonic()):
                 if account.requests is not None:
                     account.requests.level += 1
-                raise _too_fast(f"{account.limits.tokens_per_minute} tokens a minute", wait_s)
+                limit = f"{account.limits.tokens_per_minute} tokens a minute"
+                raise self._too_fast(charge.key, limit, wait_s)
             bucket.level -= n_tokens
         account.n_running += n_tokens
         charge.n_tokens = n_tokens
@@ -146,6 +146,12 @@ class LimitBook:
     def _begin(self, day: str) -> None:
         if day != self._day:
             self._day, self._spent = day, {}
+
+    def _too_fast(self, key: str, limit: str, wait_s: float) -> Refusal:
+        message, after_s = f"the key's limit of {limit} is reached", max(1, math.ceil(wait_s))
+        refusal = Refusal(429, message, None, "rate_limit_exceeded", after_s)
+        refusal.extra = self.headers(key)
+        return refusal
 
     def _require_quota(self, key: str, account: _Account) -> None:
         quota = account.limits.tokens_per_day
@@ -190,7 +196,3 @@ def _duration(seconds: float) -> str:
 def _debit(bucket: Bucket | None, n: int) -> None:
     if bucket is not None:
         bucket.level -= n
-
-
-def _too_fast(limit: str, wait_s: float) -> Refusal:
-    return Refusal(429, f"the key's limit of {limit} is reached", None, TOO_FAST, max(1, math.ceil(wait_s)))

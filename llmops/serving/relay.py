@@ -32,7 +32,7 @@ from llmops.serving.http import (
     respond,
 )
 from llmops.serving.leash import Leash
-from llmops.serving.limits import BYTES_PER_TOKEN, TOO_FAST
+from llmops.serving.limits import BYTES_PER_TOKEN
 from llmops.serving.metrics import CLIENT_CLOSED, Metrics
 from llmops.serving.observer import HIT, Observed, Observer
 from llmops.serving.profile import Limits, ServeProfile
@@ -129,8 +129,6 @@ class Relay:
                 )
             await exchange.finish(whole)
         except Refusal as refusal:
-            if refusal.code == TOO_FAST:
-                headers.extend(self._access.limit_headers(principal))
             await _refused(send, refusal, entry, headers)
         except ClientGone:
             entry.status, entry.error = CLIENT_CLOSED, "the client left"
