@@ -140,9 +140,9 @@ async def _ask_all(
     keeper, pace = through
     key_of = _keys(job) if job.cache is not None else None
 
-    async def ask(question: Question) -> None:
+    async def ask(question: Question, entered: float) -> None:
         completion = await _ask(endpoint, job, question)
-        pace.leave(1 + completion.n_completion_tokens, completion.latency_s, endpoint.n_overloaded)
+        pace.leave(1 + completion.n_completion_tokens, entered, endpoint.n_overloaded)
         own = _is_own(completion, question.system)
         keeper.put(Kept(question.suite, completion, key_of(question) if key_of and own else ""))
         if endpoint.n_given_up >= GIVE_UP_AFTER:
@@ -153,8 +153,7 @@ async def _ask_all(
 
     async with asyncio.TaskGroup() as group:
         for question in todo:
-            await pace.enter()
-            group.create_task(ask(question))
+            group.create_task(ask(question, await pace.enter()))
 
 
 async def _ask(endpoint: Endpoint, job: Job, question: Question) -> Completion:

@@ -47,14 +47,14 @@ def make_stage(root: Path, model: Path, folders: tuple[Path, ...]) -> Stage:
     return Stage(workspace, registry, base, adapters)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stage(
     long_model: Path, peft_folders: tuple[Path, ...], tmp_path_factory: pytest.TempPathFactory
 ) -> Stage:
     return make_stage(tmp_path_factory.mktemp("stage"), long_model, peft_folders)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def endpoint(stage: Stage) -> Iterator[Endpoint]:
     profile = write_profile(stage.workspace.root, stage.base.path)
     with serving(profile, stage.workspace) as endpoint:
