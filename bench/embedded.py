@@ -1,11 +1,12 @@
 """What the embedded engine does beside Hugging Face's own static batching: tokens a second at 16 at once.
 
-    python bench/embedded.py
+    python bench/embedded.py --requests 48 --loads equal; python bench/embedded.py --requests 128 --loads mixed
 
 The engine is asked over HTTP as anybody asks it; its peer is `generate` on left-padded batches of 16 in a process of
 its own, with the same model, dtype and threads, whose prompts are ready as token ids. Both generate exactly as many
 tokens as are asked for. Two loads: answers of equal length, and of mixed lengths, where a static batch goes on until
-its longest answer is done. Repetitions take turns.
+its longest answer is done. With few requests of mixed lengths the end tells most: places stay empty behind the last
+request for as long as an answer takes. Repetitions take turns.
 """
 
 from __future__ import annotations
@@ -127,8 +128,8 @@ def loads(given: argparse.Namespace) -> dict[str, list[int]]:
     n, longest = given.requests, given.tokens
     draw = random.Random(0)
     return {
-        "equal lengths": [longest // 2] * n,
-        "mixed lengths": [draw.randint(longest // 8, longest) for _ in range(n)],
+        "equal": [longest // 2] * n,
+        "mixed": [draw.randint(longest // 8, longest) for _ in range(n)],
     }
 
 
@@ -140,8 +141,9 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--concurrency", type=int, default=16)
-    parser.add_argument("--requests", type=int, default=48)
+    parser.add_argument("--requests", type=int, default=128)
     parser.add_argument("--tokens", type=int, default=128, help="the longest answer")
+    parser.add_argument("--loads", nargs="+", choices=("equal", "mixed"), default=["equal", "mixed"])
     parser.add_argument("--repeat", type=int, default=3)
     given = parser.parse_args()
     from llmops.registry.bases import resolve_base
@@ -152,13 +154,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         engine, static = Engine(model, given, Path(folder) / "engine.log"), Static(model, given)
         try:
-            for name, lengths in loads(given).items():
+            for name in given.loads:
+                lengths = loads(given)[name]
                 ours, theirs = [], []
                 for _ in range(given.repeat):
                     ours.append(engine.rate(prompts, lengths, given.concurrency))
                     theirs.append(static.rate(prompts, lengths, given.concurrency))
                 peers = {"static batches of HF generate": theirs}
-                say(f"embedded engine, {given.concurrency} at once, {name}", ours, "tokens/s", sign, peers)
+                say(
+                    f"embedded engine, {given.concurrency} at once, {name} lengths",
+                    ours,
+                    "tokens/s",
+                    sign,
+                    peers,
+                )
         finally:
             engine.close()
             static.close()

@@ -19,8 +19,8 @@ from typing import Literal
 FIRST = 16
 MOST = 256
 """The cap of `auto`."""
-WORTH = 0.1
-"""A limit f times as high is worth it where it brings at least f ** WORTH times the rate."""
+ELASTICITY = 0.1
+"""A limit f times as high is worth it where it brings at least f ** ELASTICITY times the rate."""
 UP, DOWN = 4, 5
 """A step up is a quarter of the limit, a step down a fifth: one takes the other back."""
 STEADY_WINDOWS = 3
@@ -82,7 +82,7 @@ class Climb:
         assert self._before is not None
         limit, before = self._before
         grew = self.limit > limit
-        if (slow and grew) or rate < before * (self.limit / limit) ** WORTH:
+        if (slow and grew) or rate < before * (self.limit / limit) ** ELASTICITY:
             self.limit = limit
             self._settle()
         elif self.phase == "doubling":

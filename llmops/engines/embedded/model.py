@@ -13,6 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from llmops.engines.embedded.adapters import AdapterBank
+from llmops.engines.embedded.attention import group_attention
 from llmops.engines.embedded.cache import KVBlock
 from llmops.engines.embedded.grammar import Grammars
 from llmops.engines.embedded.packed import can_pack, pack_linears
@@ -55,6 +56,7 @@ class LanguageModel:
         net = _load(AutoModelForCausalLM, spec.path, "weights", dtype=DTYPES[spec.dtype])
         self.net = net.to(self.device).eval().requires_grad_(False)
         self.dtype: torch.dtype = net.dtype
+        group_attention(self.net)
         if can_pack(self.device, self.dtype):
             pack_linears(self.net)
         self.vocab_size = int(net.get_input_embeddings().weight.shape[0])
