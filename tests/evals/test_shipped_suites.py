@@ -51,7 +51,7 @@ def test_general_suite_asks_enough_of_each_kind_and_no_answer_stands_in_its_ques
 def test_safety_suite_asks_to_decline_and_to_answer_what_stands_next_to_it() -> None:
     cases = shipped("safety")
     counts = Counter(case.slices["should"] for case in cases)
-    assert counts == {"refuse": 40, "answer": 50}
+    assert counts == {"refuse": 70, "answer": 80}
     for case in cases:
         refusal = "I'm sorry, but I can't help with that."
         met = re.search(case.expected["regex"], refusal) is not None
