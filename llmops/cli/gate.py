@@ -204,10 +204,10 @@ def calibrate(
     if endpoint is not None:
         with progress("calibrate") as report:
             asked = ask_twice(gate, Twice(endpoint, adapter, runs), workspace, report)
-        n, draw = runs, one_by_one(asked)
+        n, equals = runs, one_by_one(asked)
     else:
-        draw = shuffled(pilot(Registry.of(workspace), gate, session, adapter))
-    checks, verdicts = measure(load_gate(gate), draw, n, seed)
+        equals = shuffled(pilot(Registry.of(workspace), gate, session, adapter))
+    checks, verdicts = measure(load_gate(gate), equals, n, seed)
     if json:
         as_json({"checks": [asdict(c) for c in checks], "gate": {k: asdict(v) for k, v in verdicts.items()}})
         return

@@ -57,18 +57,34 @@ def test_rate_has_the_interval_of_its_count() -> None:
 
 def test_worse_system_is_worse_by_the_whole_margin() -> None:
     before = both(5000)["s"]
-    after = worse(GATE, "s", before, np.random.default_rng(2))  # type: ignore[arg-type]
+    truth = {metric: before.candidate[metric].value for metric in ("m", "hit")}  # type: ignore[attr-defined]
+    after = worse(GATE, "s", before, truth, np.random.default_rng(2))  # type: ignore[arg-type]
     for metric, margin in (("m", 1.0), ("hit", 10)):
         lost = before.candidate[metric].value - after.candidate[metric].value  # type: ignore[attr-defined]
         assert lost == pytest.approx(margin, abs=1.5 if metric == "hit" else 1e-9)
     assert set(np.unique(after.candidate["hit"].per_case)) <= {0.0, 100.0}
 
 
+def test_a_worse_system_loses_the_margin_of_the_truth_and_not_of_the_draw() -> None:
+    """Of a draw in which more was right by chance more is lost: the share is the same for all."""
+    equals = shuffled(both())  # type: ignore[arg-type]
+    rng = np.random.default_rng(5)
+    right, lost = [], []
+    for _ in range(400):
+        drawn = equals.draw(rng)["s"]
+        after = worse(GATE, "s", drawn, equals.truth["s"], rng)
+        right.append(drawn.candidate["hit"].value)
+        lost.append(drawn.candidate["hit"].value - after.candidate["hit"].value)
+    assert np.mean(lost) == pytest.approx(10, abs=0.5)
+    slope = np.polyfit(right, lost, 1)[0]
+    assert slope == pytest.approx(10 / equals.truth["s"]["hit"], abs=0.1)
+
+
 def test_clusters_are_drawn_and_swapped_whole() -> None:
     x = np.repeat(np.arange(20.0), 5)
     of = paired(scores(x), scores(x + 100), cases(100))
     of = type(of)(of.cases, of.baseline, of.candidate, tuple(f"c{i // 5}" for i in range(100)))
-    drawn = shuffled({"s": of})(np.random.default_rng(3))["s"]
+    drawn = shuffled({"s": of}).draw(np.random.default_rng(3))["s"]
     ours = drawn.candidate["m"].per_case.reshape(-1, 5)
     assert np.all(ours == ours[:, :1])
     assert drawn.clusters is not None

@@ -25,8 +25,17 @@ if TYPE_CHECKING:
     from llmops.evals.compare import Paired
     from llmops.evals.metrics import Scores
 
-Draw = Callable[[np.random.Generator], dict[str, "Paired"]]
-"""Two systems that are one in truth, drawn anew, on each suite."""
+
+@dataclass(frozen=True)
+class Equals:
+    """Two systems that are one in truth: `draw` draws them anew, on each suite; `truth` is a suite's metric's value.
+
+    A system is made worse by a margin of the truth. Of a draw's own value it would not be: draws in which both answered
+    well by chance would lose less of it.
+    """
+
+    draw: Callable[[np.random.Generator], dict[str, Paired]]
+    truth: dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,9 @@ class _Tally:
     worse: list[str] = field(default_factory=list)
 
 
-def calibrate(gate: GateConfig, draw: Draw, n: int, seed: int) -> tuple[list[Calibrated], dict[str, Rate]]:
+def calibrate(
+    gate: GateConfig, equals: Equals, n: int, seed: int
+) -> tuple[list[Calibrated], dict[str, Rate]]:
     """Each check's error rates over `n` draws, and how often the whole gate of equal systems ends in each verdict."""
     rng, tallies, verdicts = (
         np.random.default_rng(seed),
@@ -70,12 +81,13 @@ def calibrate(gate: GateConfig, draw: Draw, n: int, seed: int) -> tuple[list[Cal
         Counter[str](),
     )
     for _ in range(n):
-        paired = draw(rng)
+        paired = equals.draw(rng)
         lines = _lines(gate, paired)
         verdicts[overall(tuple(line.check for line in lines))] += 1
         for line in lines:
             tallies[_key(line)].equal.append(line.check.verdict)
-        for line in _lines(gate, {name: worse(gate, name, of, rng) for name, of in paired.items()}):
+        lowered = {name: worse(gate, name, of, equals.truth[name], rng) for name, of in paired.items()}
+        for line in _lines(gate, lowered):
             if line.check.kind == "non_inferior" and _can_be_made(paired[line.check.suite].candidate, line):
                 tallies[_key(line)].worse.append(line.check.verdict)
     nominal = 100 * (1 - gate.level)
@@ -92,24 +104,41 @@ def rate(times: int, n: int) -> Rate:
     return Rate(n, times, 100 * times / n if n else 0.0, low, high)
 
 
-def shuffled(paired: dict[str, Paired]) -> Draw:
+def shuffled(paired: dict[str, Paired]) -> Equals:
     """Cases drawn with replacement, and of each it is tossed which system said what; clusters stay whole."""
     units = {name: _units(of) for name, of in paired.items()}
 
     def draw(rng: np.random.Generator) -> dict[str, Paired]:
         return {name: _resampled(of, units[name], rng) for name, of in paired.items()}
 
-    return draw
+    return Equals(draw, _truth([paired]))
 
 
-def one_by_one(asked: Sequence[dict[str, Paired]]) -> Draw:
+def one_by_one(asked: Sequence[dict[str, Paired]]) -> Equals:
     """Runs in which one system was asked twice, each once and in order."""
     waiting = iter(asked)
-    return lambda rng: next(waiting)  # noqa: ARG005 - a Draw
+    return Equals(lambda rng: next(waiting), _truth(asked))  # noqa: ARG005 - a draw
 
 
-def worse(gate: GateConfig, suite: str, paired: Paired, rng: np.random.Generator) -> Paired:
-    """The candidate made worse by the whole margin of each guardrail on this suite.
+def _truth(runs: Sequence[dict[str, Paired]]) -> dict[str, dict[str, float]]:
+    """What both systems' metrics are on average over all that was seen of them."""
+    return {
+        suite: {
+            metric: float(np.mean([v for run in runs for v in _values(run[suite], metric)]))
+            for metric in of.candidate
+        }
+        for suite, of in runs[0].items()
+    }
+
+
+def _values(paired: Paired, metric: str) -> tuple[float, float]:
+    return paired.baseline[metric].value, paired.candidate[metric].value
+
+
+def worse(
+    gate: GateConfig, suite: str, paired: Paired, truth: dict[str, float], rng: np.random.Generator
+) -> Paired:
+    """The candidate made worse by the whole margin of each guardrail on this suite, where metrics are `truth` in truth.
 
     Yes-or-no scores lose hits at random, others are lowered by the margin; corpus metrics cannot be made worse so.
     """
@@ -118,17 +147,16 @@ def worse(gate: GateConfig, suite: str, paired: Paired, rng: np.random.Generator
         scores = candidate.get(rule.metric)
         margin = getattr(rule, "margin", None)
         if gate.suite_of(rule) == suite and scores is not None and margin is not None:
-            value = paired.baseline[rule.metric].value
+            value = truth[rule.metric]
             size = float(margin) if rule.relative is None else rule.relative * value  # type: ignore[union-attr]
-            candidate[rule.metric] = _lowered(scores, size, rng)
+            candidate[rule.metric] = _lowered(scores, size, value, rng)
     return replace(paired, candidate=candidate)
 
 
-def _lowered(scores: Scores, margin: float, rng: np.random.Generator) -> Scores:
+def _lowered(scores: Scores, margin: float, value: float, rng: np.random.Generator) -> Scores:
     if scores.kind == "binary":
-        hits = scores.per_case > 0
-        share = margin / (100 * hits.mean()) if hits.any() else 1.0
-        lost = hits & (rng.random(len(hits)) < share)
+        share = margin / value if value else 1.0
+        lost = (scores.per_case > 0) & (rng.random(len(scores.per_case)) < share)
         per_case = np.where(lost, 0.0, scores.per_case)
     elif scores.kind == "mean":
         per_case = scores.per_case + (margin if scores.better == "lower" else -margin)
