@@ -23,7 +23,7 @@ class Load:
 
 
 def vllm_client(url: str, model: str, tokenizer: Path, load: Load) -> dict[str, float]:
-    """What vLLM's own client says of its run, a second: `request_throughput`, and `tokens` while all places were taken.
+    """What vLLM's own client says of its run, each a second: `request_throughput`, and `tokens` with all places taken.
 
     Its own output throughput ends with the last answer; where few answers are asked for, it tells most of how many ran
     alongside the last one. So tokens are counted from the first answer's end to the last one's start.
